@@ -1,0 +1,90 @@
+# The only door: every command a person or CI runs. `make help` explains itself.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMPS := /usr/share/tuxpaint/stamps
+# Any folder of images; the default is a real sample catalogue from Debian.
+IMAGES ?= $(STAMPS)
+# faiss build: cpu or gpu, never both.
+FAISS  ?= cpu
+ROOT_RUN := $(if $(filter 0,$(shell id -u)),,sudo)
+
+.PHONY: help setup models archives catalogue index serve stop status demo test test-unit test-e2e lint type fmt lock bench clean
+
+help: ## Show this help
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  \033[1m%-10s\033[0m %s\n", $$1, $$2}'
+
+setup: $(VENV)/.ready ## Install Java, the Python environment and Lookalike itself (about 2 minutes, once)
+
+$(VENV)/.ready: pyproject.toml requirements/dev.lock
+	@command -v java >/dev/null && $(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+	  echo "setup: installing Java and Python's venv module by apt-get"; \
+	  $(ROOT_RUN) apt-get update -qq; \
+	  $(ROOT_RUN) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends openjdk-17-jre-headless python3-venv; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==0.13.9
+	@echo "setup: installing the locked Python packages"
+	@$(BIN)/uv pip sync --quiet --python $(BIN)/python --require-hashes requirements/dev.lock
+	@if [ $(FAISS) = gpu ]; then $(BIN)/uv pip uninstall --quiet faiss-cpu; $(BIN)/uv pip install --quiet 'faiss-gpu>=1.11'; fi
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==0.13.9
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
+	@touch $@
+
+models: setup ## Get the default weights, check them, export the graphs
+	@$(BIN)/lookalike models
+
+archives: models ## Pack a TorchServe archive (.mar) for each model
+	@$(BIN)/lookalike archives
+
+catalogue: # The sample catalogue, unless IMAGES names a folder
+	@if [ "$(IMAGES)" = "$(STAMPS)" ] && [ ! -d $(STAMPS) ]; then \
+	  echo "catalogue: installing the sample catalogue (Debian's tuxpaint-stamps-default)"; \
+	  $(ROOT_RUN) apt-get update -qq; \
+	  $(ROOT_RUN) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends tuxpaint-stamps-default; fi
+
+index: models catalogue ## Index a folder of images (IMAGES=dir)
+	@$(BIN)/lookalike index build "$(IMAGES)"
+
+serve: archives ## Start TorchServe with all models in the background
+	@$(BIN)/lookalike serve
+
+stop: ## Stop TorchServe
+	@$(BIN)/lookalike stop
+
+status: ## Say whether TorchServe runs and what is ready
+	@$(BIN)/lookalike status
+
+demo: archives index serve ## Everything: install, index real photos, serve, search (IMAGES=dir for your own)
+	@$(BIN)/lookalike demo
+
+test: setup lint type models archives ## Check style and types, run every test
+	@$(BIN)/python -m pytest
+
+test-unit: setup ## Run the tests that need neither models nor a server
+	@$(BIN)/python -m pytest tests/unit
+
+test-e2e: archives ## Run the tests on a real TorchServe
+	@$(BIN)/python -m pytest tests/e2e
+
+lint: setup ## Check the style
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+type: setup ## Check the types
+	@$(BIN)/mypy
+
+fmt: setup ## Mend the style
+	@$(BIN)/ruff check --fix . && $(BIN)/ruff format .
+
+lock: setup ## Resolve the dependencies anew into requirements/
+	@$(BIN)/uv pip compile --quiet --upgrade pyproject.toml --extra cpu --extra openvino --extra serve --extra train --extra dev --generate-hashes --output-file requirements/dev.lock
+
+bench: archives ## Measure a search, ingest and index loading on this machine
+	@$(BIN)/python -m benchmarks.bench_search
+
+clean: ## Remove what was built (models, archives, index, logs), not the environment
+	@$(BIN)/lookalike stop || true
+	@rm -rf var

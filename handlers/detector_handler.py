@@ -1,0 +1,21 @@
+"""Boxes of the subjects in an image, for TorchServe."""
+
+from typing import Any
+
+from lookalike import services, ts_adapter
+from lookalike.config import ModelSettings
+
+
+class DetectorHandler:
+    """Loads and warms the model, then answers batches of rows."""
+
+    def initialize(self, context: Any) -> None:
+        """Load the model from the unpacked archive; a wrong setting or file stops the worker with its name."""
+        ts_adapter.start_logging()
+        settings = ts_adapter.settings_of(context, ModelSettings)
+        service = services.load_detector(ts_adapter.model_dir(context), settings)
+        self.adapter = ts_adapter.Adapter(service, context)
+
+    def handle(self, rows: list[dict[str, Any]], context: Any) -> list[bytes]:
+        """Return one body a row, with the row's own status."""
+        return self.adapter.answer(rows, context)

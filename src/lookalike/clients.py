@@ -1,0 +1,213 @@
+"""How the pipeline reaches the three models: over HTTP to model servers, or in this process."""
+
+import asyncio
+import io
+from collections.abc import Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+import aiohttp
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from pydantic import ValidationError
+
+from lookalike import rows as wire
+from lookalike.attributes import Describer
+from lookalike.config import RouterSettings
+from lookalike.detection import Detector
+from lookalike.embedding import Embedder
+from lookalike.errors import ModelFailed, ModelUnavailable
+from lookalike.preprocessing import Preprocess
+from lookalike.schemas import Description, Detection, DetectorResponse, MetadataResponse, ModelInfo
+from lookalike.stage_timer import Deadline
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class EmbeddedCrops:
+    """Embeddings `(n, dim)` and features `(n, feature_dim)`, float32, and their embedder's fingerprint."""
+
+    embeddings: NDArray[np.float32]
+    features: NDArray[np.float32]
+    fingerprint: str
+
+
+class ModelClient(Protocol):
+    """The models as the pipeline sees them; images are RGB, boxes come in pixels of the image that was given."""
+
+    async def detect(self, image: Image.Image, deadline: Deadline) -> list[Detection]:
+        """Return the detections in `image`, best first."""
+
+    async def embed(self, crops: Sequence[Image.Image], deadline: Deadline) -> EmbeddedCrops:
+        """Return one embedding a crop, in order."""
+
+    async def describe_features(self, embedded: EmbeddedCrops, deadline: Deadline) -> list[Description]:
+        """Return one description a crop, from the features of the embedder's forward pass."""
+
+    async def describe_crops(self, crops: Sequence[Image.Image], deadline: Deadline) -> list[Description]:
+        """Return one description a crop, by the metadata model's own forward pass."""
+
+
+def fit_all(preprocess: Preprocess, crops: Sequence[Image.Image]) -> NDArray[np.uint8]:
+    """Return the crops as one array `(n, h, w, 3)` uint8 of the network's input size."""
+    return np.stack([preprocess.fit(crop) for crop in crops])
+
+
+def scaled(detection: Detection, x_scale: float, y_scale: float) -> Detection:
+    """Return `detection` with its box in the pixels of an image that is so many times larger."""
+    x1, y1, x2, y2 = detection.box
+    return detection.model_copy(update={"box": (x1 * x_scale, y1 * y_scale, x2 * x_scale, y2 * y_scale)})
+
+
+class LocalModelClient:
+    """The models in this process, on an executor's threads: for the command line and the bare benchmark."""
+
+    def __init__(self, detector: Detector, embedder: Embedder, describer: Describer, executor: Executor) -> None:
+        self._detector, self._embedder, self._describer = detector, embedder, describer
+        self._executor = executor
+
+    async def _run(self, function: Any, *args: Any) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self._executor, function, *args)
+
+    async def detect(self, image: Image.Image, deadline: Deadline) -> list[Detection]:
+        """Return the detections in `image`, best first."""
+        pixels = await self._run(fit_all, self._detector.preprocess, [image])
+        (detections,) = await self._run(self._detector.detect, pixels, [image.size])
+        return list(detections)
+
+    async def embed(self, crops: Sequence[Image.Image], deadline: Deadline) -> EmbeddedCrops:
+        """Return one embedding a crop, in order."""
+        pixels = await self._run(fit_all, self._embedder.preprocess, crops)
+        embedded = await self._run(self._embedder.embed, pixels)
+        return EmbeddedCrops(embedded.embeddings, embedded.features, self._embedder.fingerprint)
+
+    async def describe_features(self, embedded: EmbeddedCrops, deadline: Deadline) -> list[Description]:
+        """Return one description a crop, from the features of the embedder's forward pass."""
+        return self._describer.describe(embedded.features)
+
+    async def describe_crops(self, crops: Sequence[Image.Image], deadline: Deadline) -> list[Description]:
+        """Return one description a crop, by one more forward pass."""
+        return self._describer.describe((await self.embed(crops, deadline)).features)
+
+
+class ModelEndpoint:
+    """One model server over a pooled keep-alive session: its card, and calls with the time that is left."""
+
+    def __init__(self, stage: str, url: str, session: aiohttp.ClientSession) -> None:
+        self.stage, self._url, self._session = stage, url, session
+        self._info: ModelInfo | None = None
+
+    async def info(self, deadline: Deadline) -> ModelInfo:
+        """Return the model's card, asked for once and again when the model's fingerprint changes."""
+        if self._info is None:
+            body, _ = await self._get("info", deadline)
+            self._info = ModelInfo.model_validate_json(body)
+        return self._info
+
+    async def check(self, deadline: Deadline) -> None:
+        """Let the model run the golden image; raises a ServiceError that says what is wrong."""
+        await self._get("healthz", deadline)
+
+    async def call(self, pixels: NDArray[Any], deadline: Deadline, **headers: str) -> tuple[bytes, str]:
+        """Send an array; return the reply's body and the fingerprint of the model that made it."""
+        buffer = io.BytesIO()
+        np.save(buffer, pixels, allow_pickle=False)
+        sent = {"content-type": wire.NPY_TYPE, **{name.replace("_", "-"): value for name, value in headers.items()}}
+        body, fingerprint = await self._send("POST", buffer.getvalue(), sent, deadline)
+        if self._info is not None and fingerprint and fingerprint != self._info.fingerprint:
+            self._info = None  # another model is served now: its input size may differ as well
+        return body, fingerprint
+
+    async def _get(self, path: str, deadline: Deadline) -> tuple[bytes, str]:
+        return await self._send("GET", None, {wire.PATH_HEADER: path}, deadline)
+
+    async def _send(
+        self, method: str, data: bytes | None, headers: dict[str, str], deadline: Deadline
+    ) -> tuple[bytes, str]:
+        """Send once, and once more when the connection broke: a keep-alive connection may have died unnoticed."""
+        try:
+            return await self._send_once(method, data, headers, deadline)
+        except aiohttp.ClientConnectionError:
+            pass
+        try:
+            return await self._send_once(method, data, headers, deadline)
+        except aiohttp.ClientError as error:
+            raise ModelUnavailable(f"{self.stage}: {self._url} cannot be reached: {error}") from error
+
+    async def _send_once(
+        self, method: str, data: bytes | None, headers: dict[str, str], deadline: Deadline
+    ) -> tuple[bytes, str]:
+        headers = {**headers, wire.DEADLINE_HEADER: f"{deadline.left_ms():.0f}"}
+        async with self._session.request(method, self._url, data=data, headers=headers) as response:
+            body = await response.read()
+            if response.status != 200:
+                text = body[:300].decode("utf-8", "replace").strip()
+                raise ModelFailed(f"{self.stage}: {self._url} answered {response.status}: {text}")
+            return body, response.headers.get(wire.FINGERPRINT_HEADER, "")
+
+
+class HttpModelClient:
+    """The models behind their servers; pixels travel as uint8 arrays of the network's input size."""
+
+    def __init__(self, settings: RouterSettings) -> None:
+        connector = aiohttp.TCPConnector(limit=settings.max_connections)
+        # Every await is bounded by the request's deadline: aiohttp's own timeout would be a second clock.
+        self._session = aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=None))
+        self.detector = ModelEndpoint("detect", settings.detector_url, self._session)
+        self.embedder = ModelEndpoint("embed", settings.embedder_url, self._session)
+        self.metadata = ModelEndpoint("describe", settings.metadata_url, self._session)
+        self._min_score = settings.min_detection_score
+
+    async def close(self) -> None:
+        """Close the pooled connections."""
+        await self._session.close()
+
+    async def _fitted(
+        self, endpoint: ModelEndpoint, crops: Sequence[Image.Image], deadline: Deadline
+    ) -> NDArray[np.uint8]:
+        preprocess = (await endpoint.info(deadline)).preprocess
+        return await asyncio.to_thread(fit_all, preprocess, crops)
+
+    async def detect(self, image: Image.Image, deadline: Deadline) -> list[Detection]:
+        """Return the detections in `image`, best first."""
+        pixels = await self._fitted(self.detector, [image], deadline)
+        body, _ = await self.detector.call(pixels[0], deadline, x_lookalike_min_score=str(self._min_score))
+        detections = _parsed(DetectorResponse, body, "detect").detections
+        height_px, width_px = pixels.shape[1:3]
+        return [scaled(detection, image.width / width_px, image.height / height_px) for detection in detections]
+
+    async def embed(self, crops: Sequence[Image.Image], deadline: Deadline) -> EmbeddedCrops:
+        """Return one embedding a crop, in order."""
+        pixels = await self._fitted(self.embedder, crops, deadline)
+        body, fingerprint = await self.embedder.call(pixels, deadline, accept=wire.NPZ_TYPE)
+        try:
+            arrays = np.load(io.BytesIO(body), allow_pickle=False)
+            return EmbeddedCrops(arrays["embeddings"], arrays["features"], fingerprint)
+        except (ValueError, KeyError, OSError) as error:
+            raise ModelFailed(f"embed: the reply is no .npz with embeddings and features: {error}") from error
+
+    async def describe_features(self, embedded: EmbeddedCrops, deadline: Deadline) -> list[Description]:
+        """Return one description a crop, from the features of the embedder's forward pass."""
+        body, _ = await self.metadata.call(
+            embedded.features, deadline, **{wire.FINGERPRINT_HEADER: embedded.fingerprint}
+        )
+        return _parsed(MetadataResponse, body, "describe").descriptions
+
+    async def describe_crops(self, crops: Sequence[Image.Image], deadline: Deadline) -> list[Description]:
+        """Return one description a crop, by the metadata model's own forward pass."""
+        pixels = await self._fitted(self.metadata, crops, deadline)
+        body, _ = await self.metadata.call(pixels, deadline)
+        return _parsed(MetadataResponse, body, "describe").descriptions
+
+
+M = TypeVar("M", DetectorResponse, MetadataResponse)
+
+
+def _parsed(model: type[M], body: bytes, stage: str) -> M:
+    try:
+        return model.model_validate_json(body)
+    except ValidationError as error:
+        raise ModelFailed(f"{stage}: the reply is not a {model.__name__}: {error.error_count()} errors") from error

@@ -1,0 +1,95 @@
+"""The settings of every component: defaults here, a YAML section over them, environment variables over both."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, Field, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from lookalike.errors import SetupError
+
+
+class Settings(BaseSettings):
+    """A component's settings; an unknown key is an error, never ignored."""
+
+    model_config = SettingsConfigDict(extra="forbid", env_nested_delimiter="__")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Let the environment win over the file, as operators of containers expect."""
+        return env_settings, init_settings
+
+    @classmethod
+    def load(cls, section: dict[str, Any] | None = None) -> Self:
+        """Validate `section` (a YAML mapping) under the environment.
+
+        Raises:
+            SetupError: naming each wrong key.
+        """
+        try:
+            return cls(**(section or {}))
+        except ValidationError as error:
+            wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+            allowed = ", ".join(cls.model_fields)
+            raise SetupError(f"{cls.__name__}: {wrong}", allowed=allowed) from error
+
+
+class ImageLimits(BaseModel, extra="forbid"):
+    """What `decode_image` accepts; checked before any pixel is decoded."""
+
+    max_bytes: Annotated[int, Field(gt=0)] = 20_000_000
+    max_pixels: Annotated[int, Field(gt=0)] = 60_000_000
+    max_edge_px: Annotated[int, Field(gt=0)] = 16_384
+
+
+class ModelSettings(Settings):
+    """How a model server runs its network (environment prefix `LOOKALIKE_MODEL_`)."""
+
+    model_config = SettingsConfigDict(env_prefix="LOOKALIKE_MODEL_")
+
+    runtime: Literal["auto", "onnx", "openvino", "torch"] = "auto"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: Annotated[int, Field(ge=0)] = 0  # 0: one a core
+    max_images: Annotated[int, Field(ge=1)] = 64  # in one call, by an array or several parts
+    limits: ImageLimits = ImageLimits()
+
+
+class RouterSettings(Settings):
+    """The search router (environment prefix `LOOKALIKE_ROUTER_`)."""
+
+    model_config = SettingsConfigDict(env_prefix="LOOKALIKE_ROUTER_")
+
+    index_dir: Path = Path("var/index")
+    detector_url: str = "http://127.0.0.1:8080/predictions/detector"
+    embedder_url: str = "http://127.0.0.1:8080/predictions/embedder"
+    metadata_url: str = "http://127.0.0.1:8080/predictions/metadata_creator"
+    deadline_ms: Annotated[float, Field(gt=0)] = 5000
+    detect_ms: Annotated[float, Field(gt=0)] = 2000
+    embed_ms: Annotated[float, Field(gt=0)] = 2000
+    describe_ms: Annotated[float, Field(gt=0)] = 1000
+    lookup_ms: Annotated[float, Field(gt=0)] = 1000
+    describe_from: Literal["features", "crop"] = "features"
+    min_detection_score: Annotated[float, Field(ge=0, le=1)] = 0.15
+    max_connections: Annotated[int, Field(ge=1)] = 64
+    threads: Annotated[int, Field(ge=1)] = 4  # for decoding and look-ups, which release the GIL
+    index_poll_s: Annotated[float, Field(gt=0)] = 1.0
+    limits: ImageLimits = ImageLimits()
+
+
+class IndexSettings(Settings):
+    """How an index is built and searched (environment prefix `LOOKALIKE_INDEX_`)."""
+
+    model_config = SettingsConfigDict(env_prefix="LOOKALIKE_INDEX_")
+
+    kind: Literal["flat", "hnsw"] = "flat"
+    hnsw_m: Annotated[int, Field(ge=4, le=128)] = 32
+    ef_construction: Annotated[int, Field(ge=8)] = 200
+    ef_search: Annotated[int, Field(ge=8)] = 128
+    chunk_items: Annotated[int, Field(ge=1)] = 512  # items embedded between two checkpoints of an ingest

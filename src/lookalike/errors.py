@@ -1,0 +1,153 @@
+"""Every error that a user of Lookalike can meet, each with its HTTP status and its stable code.
+
+LookalikeError                      500 internal_error
+├── RequestError                        the client can mend it
+│   ├── InvalidRequest              400 invalid_request
+│   ├── UnknownPath                 404 unknown_path
+│   ├── ImageTooLarge               413 image_too_large
+│   ├── UnsupportedImage            415 unsupported_image
+│   ├── CorruptImage                422 corrupt_image
+│   ├── InvalidOption               422 invalid_option
+│   └── Overloaded                  429 overloaded
+├── ServiceError                        the operator can mend it
+│   ├── NotReady                    503 not_ready
+│   ├── ModelUnavailable            503 model_unavailable
+│   ├── ModelFailed                 503 model_failed
+│   └── DeadlineExceeded            504 deadline_exceeded
+├── VectorIndexError                        the index cannot be used
+│   ├── IndexUnavailable            503 index_unavailable
+│   ├── IndexMismatch               503 index_mismatch
+│   ├── IndexDamaged                503 index_damaged
+│   └── IndexBusy                   503 index_busy
+└── SetupError                      500 setup_error     a setting, a weight file, a catalogue
+"""
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+
+class LookalikeError(Exception):
+    """An error with an HTTP status, a code that stays the same across versions, and what is allowed instead."""
+
+    status: ClassVar[int] = 500
+    code: ClassVar[str] = "internal_error"
+
+    def __init__(self, message: str, allowed: Sequence[str] | str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.allowed = allowed
+
+    def as_dict(self) -> dict[str, object]:
+        """Return the wire form `{"code", "message", "allowed"}`; `allowed` only when there is something to name."""
+        wire: dict[str, object] = {"code": self.code, "message": self.message}
+        if self.allowed is not None:
+            wire["allowed"] = self.allowed if isinstance(self.allowed, str) else list(self.allowed)
+        return wire
+
+
+class RequestError(LookalikeError):
+    """The request is at fault."""
+
+    status, code = 400, "invalid_request"
+
+
+class InvalidRequest(RequestError):
+    """The body cannot be read: no image in it, malformed JSON, malformed base64, a malformed array."""
+
+
+class UnknownPath(RequestError):
+    """A path behind the model's name that the model does not serve."""
+
+    status, code = 404, "unknown_path"
+
+
+class ImageTooLarge(RequestError):
+    """More bytes, pixels or pixels along an edge than the operator allows."""
+
+    status, code = 413, "image_too_large"
+
+
+class UnsupportedImage(RequestError):
+    """The bytes are no image, or an image of a format that is not read."""
+
+    status, code = 415, "unsupported_image"
+
+
+class CorruptImage(RequestError):
+    """The format is known, but the data is truncated or damaged."""
+
+    status, code = 422, "corrupt_image"
+
+
+class InvalidOption(RequestError):
+    """An option is unknown, of the wrong type or out of range."""
+
+    status, code = 422, "invalid_option"
+
+
+class Overloaded(RequestError):
+    """More requests are under way than the service takes; try again later."""
+
+    status, code = 429, "overloaded"
+
+
+class ServiceError(LookalikeError):
+    """A part of the service is at fault; the request may be sent again."""
+
+    status, code = 503, "not_ready"
+
+
+class NotReady(ServiceError):
+    """The service is starting, or a model or the index that it depends on is missing."""
+
+
+class ModelUnavailable(ServiceError):
+    """A model server cannot be reached."""
+
+    status, code = 503, "model_unavailable"
+
+
+class ModelFailed(ServiceError):
+    """A model server answered with an error."""
+
+    status, code = 503, "model_failed"
+
+
+class DeadlineExceeded(ServiceError):
+    """A stage did not end within the request's deadline."""
+
+    status, code = 504, "deadline_exceeded"
+
+
+class VectorIndexError(LookalikeError):
+    """The index cannot be used."""
+
+    status, code = 503, "index_unavailable"
+
+
+class IndexUnavailable(VectorIndexError):
+    """There is no published index version."""
+
+
+class IndexMismatch(VectorIndexError):
+    """The index was built by another embedder, or for another dimension or metric."""
+
+    status, code = 503, "index_mismatch"
+
+
+class IndexDamaged(VectorIndexError):
+    """A file of the index is missing, cut or altered, or its format is newer than this program."""
+
+    status, code = 503, "index_damaged"
+
+
+class IndexBusy(VectorIndexError):
+    """Another process is writing this index."""
+
+    status, code = 503, "index_busy"
+
+
+class SetupError(LookalikeError):
+    """A setting, a weight file or a catalogue is wrong; the message names it."""
+
+    code = "setup_error"

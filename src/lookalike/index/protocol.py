@@ -1,0 +1,38 @@
+"""What every index offers to the search pipeline, whichever engine stands behind it."""
+
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lookalike.index.manifest import Manifest
+from lookalike.schemas import Filters, Hit, IndexInfo
+
+
+class VectorIndex(Protocol):
+    """A searchable, immutable version of the catalogue."""
+
+    @property
+    def manifest(self) -> Manifest:
+        """What the index was built from: embedder fingerprint, dim, metric, count, files with their sha256."""
+
+    @property
+    def info(self) -> IndexInfo:
+        """Version, count and kind, as a response reports them."""
+
+    def search(
+        self,
+        embeddings: NDArray[np.float32],
+        top_k: int,
+        filters: Filters | None = None,
+        min_similarity: float | None = None,
+    ) -> list[list[Hit]]:
+        """Return for each row of `embeddings` `(n, dim)` at most `top_k` hits, the most similar first.
+
+        An item qualifies when for every attribute in `filters` its value is one of those listed; `top_k` hits come
+        back whenever that many items qualify.
+
+        Raises:
+            InvalidOption: for an attribute that the catalogue does not have.
+            IndexMismatch: for embeddings of another dimension.
+        """

@@ -1,0 +1,169 @@
+"""The order of the stages of one search, readable in one screen."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from typing import TypeVar
+
+from PIL import Image
+
+from lookalike.clients import EmbeddedCrops, ModelClient
+from lookalike.config import RouterSettings
+from lookalike.errors import IndexMismatch, ServiceError
+from lookalike.images import DecodedImage, crop_box, decode_image
+from lookalike.index.protocol import VectorIndex
+from lookalike.schemas import (
+    Box,
+    Description,
+    Detection,
+    Hit,
+    SearchRequest,
+    SearchResponse,
+    Subject,
+    SubjectResult,
+)
+from lookalike.stage_timer import Deadline, StageTimer
+
+T = TypeVar("T")
+
+
+def select_subjects(
+    detections: Sequence[Detection], box: Box | None, size: tuple[int, int], count: int, min_score: float
+) -> list[Subject]:
+    """Return the regions to search: the client's box, else the `count` best detections, else the whole image."""
+    if box is not None:
+        return [Subject(box=box, source="client")]
+    best = [detection for detection in detections if detection.score >= min_score][:count]
+    if not best:
+        return [Subject(box=(0, 0, *size), source="whole_image")]
+    return [Subject(box=d.box, source="detector", score=d.score, label=d.label) for d in best]
+
+
+class SearchPipeline:
+    """Decode, detect, choose the subjects, crop, embed and describe, look up."""
+
+    def __init__(
+        self, models: ModelClient, index: Callable[[], VectorIndex], settings: RouterSettings, executor: Executor
+    ) -> None:
+        self._models, self._index, self._settings, self._executor = models, index, settings, executor
+
+    async def search(self, request: SearchRequest, request_id: str, deadline: Deadline) -> SearchResponse:
+        """Find the catalogue items that look most like the subjects of one image.
+
+        Raises:
+            RequestError: for what the client can mend.
+            ServiceError, VectorIndexError: naming the stage that failed; metadata alone may fail, and is then reported
+                in `degraded`.
+        """
+        timer = StageTimer()
+        index = self._index()  # held to the end: a version that is swapped in meanwhile serves the next request
+        with timer.stage("decode"):
+            image = await self._in_thread(deadline, "decode", decode_image, request.image, self._settings.limits)
+        with timer.stage("detect"):
+            detections = await self._detect(request, image, deadline)
+        subjects = select_subjects(
+            detections, request.box, image.pixels.size, request.subjects, self._settings.min_detection_score
+        )
+        with timer.stage("crop"):
+            crops = [crop_box(image.pixels, subject.box) for subject in subjects]
+        descriptions, hits = await self._describe_and_look_up(request, crops, index, deadline, timer)
+        results = _results(subjects, descriptions, hits)
+        best = max(results, key=lambda result: result.hits[0].similarity if result.hits else -1.0)
+        return SearchResponse(
+            **dict(best),
+            request_id=request_id,
+            image=image.info,
+            detections=detections,
+            subjects=results if request.subjects > 1 else None,
+            degraded=["describe"] if request.attributes and descriptions is None else [],
+            index=index.info,
+            timings_ms=timer.timings_ms(),
+        )
+
+    async def _detect(self, request: SearchRequest, image: DecodedImage, deadline: Deadline) -> list[Detection]:
+        if request.crop == "none" or request.box is not None:
+            return []
+        work = self._models.detect(image.pixels, deadline)
+        return await deadline.bound("detect", work, self._settings.detect_ms)
+
+    async def _describe_and_look_up(
+        self,
+        request: SearchRequest,
+        crops: list[Image.Image],
+        index: VectorIndex,
+        deadline: Deadline,
+        timer: StageTimer,
+    ) -> tuple[list[Description] | None, list[list[Hit]]]:
+        """Embed; describe and look up side by side, as neither needs the other."""
+        embedding = asyncio.create_task(self._embed(crops, deadline, timer))
+        describing = asyncio.create_task(self._describe(request, crops, embedding, deadline, timer))
+        try:
+            embedded = await embedding
+            hits = await self._look_up(request, embedded, index, deadline, timer)
+            return await describing, hits
+        finally:
+            describing.cancel()
+
+    async def _embed(self, crops: list[Image.Image], deadline: Deadline, timer: StageTimer) -> EmbeddedCrops:
+        with timer.stage("embed"):
+            return await deadline.bound("embed", self._models.embed(crops, deadline), self._settings.embed_ms)
+
+    async def _describe(
+        self,
+        request: SearchRequest,
+        crops: list[Image.Image],
+        embedding: "asyncio.Task[EmbeddedCrops]",
+        deadline: Deadline,
+        timer: StageTimer,
+    ) -> list[Description] | None:
+        """Return the descriptions, or None when they were not asked for or cannot be had: hits matter more."""
+        if not request.attributes:
+            return None
+        try:
+            if self._settings.describe_from == "crop":
+                work = self._models.describe_crops(crops, deadline)
+            else:
+                work = self._models.describe_features(await asyncio.shield(embedding), deadline)
+            with timer.stage("describe"):
+                return await deadline.bound("describe", work, self._settings.describe_ms)
+        except ServiceError:
+            return None
+
+    async def _look_up(
+        self, request: SearchRequest, embedded: EmbeddedCrops, index: VectorIndex, deadline: Deadline, timer: StageTimer
+    ) -> list[list[Hit]]:
+        built_with = index.manifest.fingerprint
+        if embedded.fingerprint != built_with:
+            raise IndexMismatch(
+                f"index {index.info.version} was built with embedder {built_with}, "
+                f"but embedder {embedded.fingerprint} is being served"
+            )
+        with timer.stage("lookup"):
+            return await self._in_thread(
+                deadline,
+                "lookup",
+                index.search,
+                embedded.embeddings,
+                request.top_k,
+                request.filters,
+                request.min_similarity,
+            )
+
+    async def _in_thread(self, deadline: Deadline, stage: str, function: Callable[..., T], *args: object) -> T:
+        work = asyncio.get_running_loop().run_in_executor(self._executor, function, *args)
+        return await deadline.bound(stage, work, self._settings.lookup_ms if stage == "lookup" else None)
+
+
+def _results(
+    subjects: list[Subject], descriptions: list[Description] | None, hits: list[list[Hit]]
+) -> list[SubjectResult]:
+    described: Sequence[Description | None] = descriptions or [None] * len(subjects)
+    return [
+        SubjectResult(
+            subject=subject,
+            attributes=description.attributes if description else None,
+            product_display_name=description.product_display_name if description else None,
+            hits=found,
+        )
+        for subject, description, found in zip(subjects, described, hits, strict=True)
+    ]

@@ -1,0 +1,65 @@
+"""How an image becomes a network's input: the geometry here, the normalisation inside the exported graph."""
+
+from typing import Annotated, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from pydantic import BaseModel, Field
+
+from lookalike.errors import InvalidRequest
+
+_RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+
+
+class Preprocess(BaseModel, extra="forbid", frozen=True):
+    """A model's `preprocess.json`, which travels with its weights."""
+
+    height_px: Annotated[int, Field(gt=0)]
+    width_px: Annotated[int, Field(gt=0)]
+    resize: Literal["squash", "pad"] = "squash"
+    interpolation: Literal["bilinear", "bicubic"] = "bicubic"
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    def fit(self, image: Image.Image) -> NDArray[np.uint8]:
+        """Return `image` (RGB) as `(height_px, width_px, 3)` uint8; `pad` keeps the aspect ratio on a white ground."""
+        size = (self.width_px, self.height_px)
+        if self.resize == "squash":
+            return np.asarray(image.resize(size, _RESAMPLING[self.interpolation], reducing_gap=3.0))
+        canvas = Image.new("RGB", size, "white")
+        left, top, width, height = self._placement(image.size)
+        canvas.paste(image.resize((width, height), _RESAMPLING[self.interpolation], reducing_gap=3.0), (left, top))
+        return np.asarray(canvas)
+
+    def unfit_boxes(self, boxes: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
+        """Return `boxes` `(n, 4)` in input pixels as pixels of the image of `size` (width, height), clipped to it."""
+        left, top, width, height = self._placement(size)
+        offset = np.array([left, top, left, top], np.float32)
+        scale = np.array([size[0] / width, size[1] / height] * 2, np.float32)
+        limit = np.array([size[0], size[1]] * 2, np.float32)
+        return np.clip((boxes - offset) * scale, 0, limit)
+
+    def _placement(self, size: tuple[int, int]) -> tuple[int, int, int, int]:
+        """Return where an image of `size` lies in the input: left, top, width, height."""
+        if self.resize == "squash":
+            return 0, 0, self.width_px, self.height_px
+        scale = min(self.width_px / size[0], self.height_px / size[1])
+        width, height = max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+        return (self.width_px - width) // 2, (self.height_px - height) // 2, width, height
+
+    def fits(self, pixels: NDArray[np.uint8]) -> bool:
+        """Tell whether `pixels` `(n, h, w, 3)` already have this input's size."""
+        return pixels.shape[1:] == (self.height_px, self.width_px, 3)
+
+    def check(self, pixels: NDArray[np.generic], max_images: int) -> None:
+        """Accept `(n, height_px, width_px, 3)` uint8 with `n <= max_images`.
+
+        Raises:
+            InvalidRequest: for anything else, saying what is allowed.
+        """
+        wanted = f"uint8 of shape (n, {self.height_px}, {self.width_px}, 3) with n <= {max_images}"
+        if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[1:] != (self.height_px, self.width_px, 3):
+            raise InvalidRequest(f"pixels are {pixels.dtype} of shape {pixels.shape}", allowed=wanted)
+        if len(pixels) > max_images:
+            raise InvalidRequest(f"{len(pixels)} images in one call", allowed=wanted)

@@ -1,0 +1,147 @@
+"""The search router behind rows: a persistent asyncio loop in a thread, so that one batch's searches overlap."""
+
+import asyncio
+import json
+import logging
+import threading
+from collections.abc import Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+from lookalike import rows as wire
+from lookalike.clients import HttpModelClient, ModelEndpoint
+from lookalike.config import RouterSettings
+from lookalike.errors import InvalidOption, LookalikeError, UnknownPath
+from lookalike.index.live import LiveIndex
+from lookalike.pipeline import SearchPipeline
+from lookalike.rows import Reply, Row
+from lookalike.schemas import SearchRequest
+from lookalike.services import golden_image
+from lookalike.stage_timer import Deadline
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+class LoopThread:
+    """An event loop that lives as long as the worker: connections stay pooled between batches."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="search-loop", daemon=True)
+        self._thread.start()
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run `work` on the loop and wait for its result."""
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+
+    def close(self) -> None:
+        """Stop the loop and its thread."""
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+
+class SearchService:
+    """Answers `POST /predictions/search` and its `healthz` and `info` paths."""
+
+    def __init__(self, settings: RouterSettings) -> None:
+        self._settings = settings
+        self._loop = LoopThread()
+        self._executor = ThreadPoolExecutor(settings.threads, thread_name_prefix="search")
+        self._index = LiveIndex(settings.index_dir, expect_fingerprint=None, poll_s=settings.index_poll_s)
+        self._models = self._loop.run(self._connect())
+        self._pipeline = SearchPipeline(self._models, self._index.current, settings, self._executor)
+
+    async def _connect(self) -> HttpModelClient:
+        return HttpModelClient(self._settings)
+
+    def close(self) -> None:
+        """Close the connections, the index watcher and the threads."""
+        self._loop.run(self._models.close())
+        self._loop.close()
+        self._index.close()
+        self._executor.shutdown()
+
+    def respond(self, rows: Sequence[Row]) -> list[Reply]:
+        """Return one reply a row, in order; the rows are searched side by side; never raises."""
+        return self._loop.run(self._respond_all(rows))
+
+    async def _respond_all(self, rows: Sequence[Row]) -> list[Reply]:
+        return list(await asyncio.gather(*(self._respond(row) for row in rows)))
+
+    async def _respond(self, row: Row) -> Reply:
+        try:
+            if row.path:
+                return await self._answer_path(row)
+            return await self._search(row)
+        except LookalikeError as error:
+            return wire.error_reply(error, row)
+        except Exception:
+            logger.exception("request %s failed", row.request_id)
+            return wire.error_reply(LookalikeError("the search failed; the log has the request's id"), row)
+
+    async def _search(self, row: Row) -> Reply:
+        deadline = Deadline(_budget_ms(row, self._settings.deadline_ms))
+        request = wire.search_request_in(row)
+        response = await self._pipeline.search(request, row.request_id, deadline)
+        return wire.json_reply(response, stages_ms=response.timings_ms, index=response.index)
+
+    async def _answer_path(self, row: Row) -> Reply:
+        if row.path == "healthz":
+            return await self._health()
+        if row.path == "info":
+            return wire.json_reply(self._index.current().info)
+        raise UnknownPath(f"unknown path {row.path!r}", allowed=["healthz", "info"])
+
+    async def _health(self) -> Reply:
+        """Ask every part on its own, so that the answer names each that is not ready; then the whole chain."""
+        deadline = Deadline(self._settings.deadline_ms)
+        endpoints = [self._models.detector, self._models.embedder, self._models.metadata]
+        states = await asyncio.gather(*(self._state(endpoint, deadline) for endpoint in endpoints))
+        names = ["detector", "embedder", "metadata_creator"]
+        checks = {"index": self._index_state(), **dict(zip(names, states, strict=True))}
+        if all(state == "ok" for state in checks.values()):
+            checks["search"] = await self._golden_search(deadline)
+        ready = all(state == "ok" for state in checks.values())
+        body: dict[str, Any] = {"ready": ready, "checks": checks}
+        if checks["index"] == "ok":
+            body["index"] = self._index.current().info.model_dump()
+        if self._index.problem is not None:
+            body["refused_index"] = str(self._index.problem)
+        return Reply(200 if ready else 503, json.dumps(body).encode())
+
+    async def _state(self, endpoint: ModelEndpoint, deadline: Deadline) -> str:
+        try:
+            await deadline.bound(endpoint.stage, endpoint.check(deadline))
+        except LookalikeError as error:
+            return error.message
+        return "ok"
+
+    def _index_state(self) -> str:
+        try:
+            self._index.current()
+        except LookalikeError as error:
+            return error.message
+        return "ok"
+
+    async def _golden_search(self, deadline: Deadline) -> str:
+        try:
+            response = await self._pipeline.search(SearchRequest(image=golden_image()), "healthz", deadline)
+        except LookalikeError as error:
+            return error.message
+        return "metadata_creator did not describe the golden image" if response.degraded else "ok"
+
+
+def _budget_ms(row: Row, limit_ms: float) -> float:
+    """Return the client's own deadline where it is shorter than the service's."""
+    text = row.headers.get(wire.DEADLINE_HEADER)
+    if text is None:
+        return limit_ms
+    try:
+        asked_ms = float(text)
+    except ValueError:
+        asked_ms = -1.0
+    if not asked_ms > 0:
+        raise InvalidOption(f"{wire.DEADLINE_HEADER} is {text!r}", allowed="milliseconds above zero")
+    return min(asked_ms, limit_ms)
