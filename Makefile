@@ -35,7 +35,7 @@ $(VENV)/.ready: pyproject.toml requirements/dev.lock
 	@touch $@
 
 models: setup ## Get the default weights, check them, export the graphs
-	@$(BIN)/lookalike models
+	@$(BIN)/python -m training.export
 
 archives: models ## Pack a TorchServe archive (.mar) for each model
 	@$(BIN)/lookalike archives

@@ -56,18 +56,17 @@ def fit_all(preprocess: Preprocess, crops: Sequence[Image.Image]) -> NDArray[np.
     return np.stack([preprocess.fit(crop) for crop in crops])
 
 
-def scaled(detection: Detection, x_scale: float, y_scale: float) -> Detection:
-    """Return `detection` with its box in the pixels of an image that is so many times larger."""
-    x1, y1, x2, y2 = detection.box
-    return detection.model_copy(update={"box": (x1 * x_scale, y1 * y_scale, x2 * x_scale, y2 * y_scale)})
-
-
 class LocalModelClient:
-    """The models in this process, on an executor's threads: for the command line and the bare benchmark."""
+    """The models in this process: for the command line and the bare benchmark.
 
-    def __init__(self, detector: Detector, embedder: Embedder, describer: Describer, executor: Executor) -> None:
+    `executor` has one thread, as a session takes one call at a time.
+    """
+
+    def __init__(
+        self, detector: Detector, embedder: Embedder, describer: Describer, executor: Executor, min_score: float
+    ) -> None:
         self._detector, self._embedder, self._describer = detector, embedder, describer
-        self._executor = executor
+        self._executor, self._min_score = executor, min_score
 
     async def _run(self, function: Any, *args: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._executor, function, *args)
@@ -75,7 +74,7 @@ class LocalModelClient:
     async def detect(self, image: Image.Image, deadline: Deadline) -> list[Detection]:
         """Return the detections in `image`, best first."""
         pixels = await self._run(fit_all, self._detector.preprocess, [image])
-        (detections,) = await self._run(self._detector.detect, pixels, [image.size])
+        (detections,) = await self._run(self._detector.detect, pixels, [image.size], self._min_score)
         return list(detections)
 
     async def embed(self, crops: Sequence[Image.Image], deadline: Deadline) -> EmbeddedCrops:
@@ -173,11 +172,12 @@ class HttpModelClient:
 
     async def detect(self, image: Image.Image, deadline: Deadline) -> list[Detection]:
         """Return the detections in `image`, best first."""
-        pixels = await self._fitted(self.detector, [image], deadline)
-        body, _ = await self.detector.call(pixels[0], deadline, x_lookalike_min_score=str(self._min_score))
+        preprocess = (await self.detector.info(deadline)).preprocess
+        pixels = await asyncio.to_thread(preprocess.fit, image)
+        body, _ = await self.detector.call(pixels, deadline, x_lookalike_min_score=str(self._min_score))
         detections = _parsed(DetectorResponse, body, "detect").detections
-        height_px, width_px = pixels.shape[1:3]
-        return [scaled(detection, image.width / width_px, image.height / height_px) for detection in detections]
+        boxes = preprocess.unfit_boxes(np.array([d.box for d in detections], np.float32).reshape(-1, 4), image.size)
+        return [d.model_copy(update={"box": tuple(box)}) for d, box in zip(detections, boxes.tolist(), strict=True)]
 
     async def embed(self, crops: Sequence[Image.Image], deadline: Deadline) -> EmbeddedCrops:
         """Return one embedding a crop, in order."""

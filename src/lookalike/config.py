@@ -45,7 +45,7 @@ class ImageLimits(BaseModel, extra="forbid"):
     """What `decode_image` accepts; checked before any pixel is decoded."""
 
     max_bytes: Annotated[int, Field(gt=0)] = 20_000_000
-    max_pixels: Annotated[int, Field(gt=0)] = 60_000_000
+    max_pixels: Annotated[int, Field(gt=0, le=89_000_000)] = 60_000_000  # Pillow takes larger images for an attack
     max_edge_px: Annotated[int, Field(gt=0)] = 16_384
 
 
@@ -92,4 +92,6 @@ class IndexSettings(Settings):
     hnsw_m: Annotated[int, Field(ge=4, le=128)] = 32
     ef_construction: Annotated[int, Field(ge=8)] = 200
     ef_search: Annotated[int, Field(ge=8)] = 128
+    search_threads: Annotated[int, Field(ge=1)] = 1  # for one search; concurrent searches each have their own
+    keep_versions: Annotated[int, Field(ge=1)] = 3  # the last ones, besides the one in use
     chunk_items: Annotated[int, Field(ge=1)] = 512  # items embedded between two checkpoints of an ingest

@@ -38,7 +38,8 @@ class Preprocess(BaseModel, extra="forbid", frozen=True):
         offset = np.array([left, top, left, top], np.float32)
         scale = np.array([size[0] / width, size[1] / height] * 2, np.float32)
         limit = np.array([size[0], size[1]] * 2, np.float32)
-        return np.clip((boxes - offset) * scale, 0, limit)
+        clipped: NDArray[np.float32] = np.clip((boxes - offset) * scale, 0, limit)
+        return clipped
 
     def _placement(self, size: tuple[int, int]) -> tuple[int, int, int, int]:
         """Return where an image of `size` lies in the input: left, top, width, height."""

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from lookalike import rows as wire
+from lookalike.batching import golden_image
 from lookalike.clients import HttpModelClient, ModelEndpoint
 from lookalike.config import RouterSettings
 from lookalike.errors import InvalidOption, LookalikeError, UnknownPath
@@ -16,7 +17,6 @@ from lookalike.index.live import LiveIndex
 from lookalike.pipeline import SearchPipeline
 from lookalike.rows import Reply, Row
 from lookalike.schemas import SearchRequest
-from lookalike.services import golden_image
 from lookalike.stage_timer import Deadline
 
 logger = logging.getLogger(__name__)

@@ -1,41 +1,31 @@
-"""What each model server does with a batch of rows: read, run the network once, reply row by row."""
+"""The three model servers: what each reads of a row, runs on a batch and replies."""
 
-import json
-import logging
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any, Generic, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 from pydantic import Field
 
 from lookalike import rows as wire
 from lookalike.attributes import Describer
+from lookalike.batching import ModelInput, ModelService, read_info, read_pixels, shares_of, whole_batch
 from lookalike.config import ModelSettings
 from lookalike.detection import Detector
 from lookalike.embedding import Embedder
-from lookalike.errors import InvalidOption, InvalidRequest, LookalikeError, ModelFailed, UnknownPath
-from lookalike.images import decode_image
-from lookalike.model_store import read_built_model, read_preprocess
-from lookalike.preprocessing import Preprocess
+from lookalike.errors import InvalidOption, InvalidRequest, ModelFailed
 from lookalike.rows import Reply, Row
 from lookalike.schemas import (
     Description,
+    Detection,
     DetectorResponse,
     EmbedderResponse,
-    ImageInfo,
     MetadataResponse,
     ModelInfo,
     Wire,
 )
 
-logger = logging.getLogger(__name__)
-R = TypeVar("R")
+S = TypeVar("S", bound=ModelService[Any])
 
 
 class DetectorOptions(Wire):
@@ -49,133 +39,15 @@ class NoOptions(Wire):
     """A model that has no options refuses every one by name."""
 
 
-@dataclass(frozen=True)
-class ModelInput:
-    """One row, read: pixels `(n, h, w, 3)` uint8 of the network's size, or features; and what the reply needs."""
-
-    array: NDArray[Any]
-    images: list[ImageInfo]
-    options: Wire
-
-
-def golden_image() -> bytes:
-    """Return the picture that a health check sends through the models."""
-    return files("lookalike").joinpath("golden/golden.jpg").read_bytes()
+def embed_in_parts(
+    embedder: Embedder, pixels: NDArray[np.uint8], step: int
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return embeddings and features of any number of crops, `step` at a time: rows together may exceed one call."""
+    parts = [embedder.embed(pixels[start : start + step]) for start in range(0, len(pixels), step)]
+    return np.concatenate([part.embeddings for part in parts]), np.concatenate([part.features for part in parts])
 
 
-def read_info(model_dir: Path) -> ModelInfo:
-    """Return the card of the built model in `model_dir`."""
-    built, preprocess = read_built_model(model_dir), read_preprocess(model_dir)
-    return ModelInfo(
-        name=built.name,
-        version=built.version,
-        fingerprint=built.fingerprint,
-        preprocess=preprocess,
-        dim=built.dim,
-        feature_dim=built.feature_dim,
-        labels=built.labels,
-    )
-
-
-def read_pixels(row: Row, preprocess: Preprocess, settings: ModelSettings) -> tuple[NDArray[np.uint8], list[ImageInfo]]:
-    """Return the row's images as `(n, h, w, 3)` uint8 of the network's size, and what they were.
-
-    An array of that size passes untouched: the router has already cut and resized it.
-
-    Raises:
-        RequestError: saying which part of the row is wrong.
-    """
-    if row.content_type == wire.NPY_TYPE:
-        return _pixels_of_array(wire.array_in(row.body or b""), preprocess, settings.max_images)
-    decoded = [decode_image(data, settings.limits) for data in wire.images_in(row, settings.max_images)]
-    return np.stack([preprocess.fit(image.pixels) for image in decoded]), [image.info for image in decoded]
-
-
-def _pixels_of_array(
-    array: NDArray[Any], preprocess: Preprocess, max_images: int
-) -> tuple[NDArray[np.uint8], list[ImageInfo]]:
-    pixels = array[None] if array.ndim == 3 else array
-    if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[3] != 3 or 0 in pixels.shape:
-        raise InvalidRequest(f"array is {array.dtype} {array.shape}", allowed="uint8 (h, w, 3) or (n, h, w, 3), RGB")
-    if len(pixels) > max_images:
-        raise InvalidRequest(f"{len(pixels)} images in one request; at most {max_images} are taken")
-    info = ImageInfo(width=pixels.shape[2], height=pixels.shape[1], format="NPY")
-    if not preprocess.fits(pixels):
-        pixels = np.stack([preprocess.fit(Image.fromarray(one)) for one in pixels])
-    return pixels, [info] * len(pixels)
-
-
-class ModelService(ABC, Generic[R]):
-    """A network behind rows: good rows share one forward pass, a bad row gets its own error."""
-
-    info: ModelInfo
-
-    def respond(self, rows: Sequence[Row]) -> list[Reply]:
-        """Return one reply a row, in order; never raises."""
-        replies: list[Reply | None] = [None] * len(rows)
-        inputs: dict[int, ModelInput] = {}
-        for i, row in enumerate(rows):
-            try:
-                if row.path:
-                    replies[i] = self._answer_path(row)
-                else:
-                    inputs[i] = self.read(row)
-            except LookalikeError as error:
-                replies[i] = wire.error_reply(error, row)
-        for i, reply in zip(inputs, self._run_inputs(inputs, rows), strict=True):
-            replies[i] = reply
-        return [reply for reply in replies if reply is not None]
-
-    def _run_inputs(self, inputs: dict[int, ModelInput], rows: Sequence[Row]) -> list[Reply]:
-        """Run all inputs at once; when the network fails on them together, each row is answered by that error."""
-        if not inputs:
-            return []
-        try:
-            results = self.run(list(inputs.values()))
-            return [self.reply(rows[i], inputs[i], result) for i, result in zip(inputs, results, strict=True)]
-        except Exception as error:
-            logger.exception("model %s failed", self.info.name)
-            failure = error if isinstance(error, LookalikeError) else ModelFailed(f"model {self.info.name} failed")
-            return [wire.error_reply(failure, rows[i]) for i in inputs]
-
-    def _answer_path(self, row: Row) -> Reply:
-        if row.path == "info":
-            return wire.json_reply(self.info)
-        if row.path == "healthz":
-            return self.health()
-        raise UnknownPath(f"unknown path {row.path!r}", allowed=["info", "healthz"])
-
-    def health(self) -> Reply:
-        """Send the golden image through the network; 200 when it comes back whole."""
-        row = Row("healthz", body=golden_image())
-        (reply,) = self._run_inputs({0: self.read(row)}, [row])
-        ready = reply.status == 200
-        return Reply(reply.status, json.dumps({"ready": True}).encode() if ready else reply.body)
-
-    @abstractmethod
-    def read(self, row: Row) -> ModelInput:
-        """Return the row's input, or raise a RequestError."""
-
-    @abstractmethod
-    def run(self, inputs: list[ModelInput]) -> list[R]:
-        """Run the network once on all inputs and return each one's share of the result."""
-
-    @abstractmethod
-    def reply(self, row: Row, given: ModelInput, result: R) -> Reply:
-        """Return the reply to one row."""
-
-
-def _shares(inputs: list[ModelInput]) -> list[slice]:
-    """Return where each input's images stand in the batch of all."""
-    ends = np.cumsum([len(given.array) for given in inputs])
-    return [slice(end - len(given.array), end) for given, end in zip(inputs, ends, strict=True)]
-
-
-def _whole(inputs: list[ModelInput]) -> NDArray[Any]:
-    return inputs[0].array if len(inputs) == 1 else np.concatenate([given.array for given in inputs])
-
-
-class DetectorService(ModelService[list[Any]]):
+class DetectorService(ModelService[list[Detection]]):
     """Boxes of the subjects in an image (`POST /predictions/detector`)."""
 
     def __init__(self, detector: Detector, info: ModelInfo, settings: ModelSettings) -> None:
@@ -188,14 +60,16 @@ class DetectorService(ModelService[list[Any]]):
             raise InvalidRequest(f"{len(images)} images in one request; the detector takes one")
         return ModelInput(pixels, images, wire.options_in(row, DetectorOptions))
 
-    def run(self, inputs: list[ModelInput]) -> list[list[Any]]:
+    def run(self, inputs: list[ModelInput]) -> list[list[Detection]]:
         """Detect on the whole batch at the lowest threshold that any row asked for."""
         options = [given.options for given in inputs]
         min_score = min(o.min_score for o in options if isinstance(o, DetectorOptions))
         sizes = [(given.images[0].width, given.images[0].height) for given in inputs]
-        return list(self._detector.detect(_whole(inputs), sizes, min_score))
+        pixels, step = whole_batch(inputs), self._settings.max_images
+        parts = (slice(start, start + step) for start in range(0, len(pixels), step))
+        return [found for part in parts for found in self._detector.detect(pixels[part], sizes[part], min_score)]
 
-    def reply(self, row: Row, given: ModelInput, result: list[Any]) -> Reply:
+    def reply(self, row: Row, given: ModelInput, result: list[Detection]) -> Reply:
         """Reply with the row's own threshold and limit applied."""
         options = given.options
         assert isinstance(options, DetectorOptions)
@@ -217,10 +91,10 @@ class EmbedderService(ModelService[dict[str, NDArray[np.float32]]]):
 
     def run(self, inputs: list[ModelInput]) -> list[dict[str, NDArray[np.float32]]]:
         """Embed the whole batch."""
-        embedded = self._embedder.embed(_whole(inputs))
+        embedded = self._embedder.embed(whole_batch(inputs))
         return [
             {"embeddings": embedded.embeddings[share], "features": embedded.features[share]}
-            for share in _shares(inputs)
+            for share in shares_of(inputs)
         ]
 
     def reply(self, row: Row, given: ModelInput, result: dict[str, NDArray[np.float32]]) -> Reply:
@@ -273,13 +147,13 @@ class MetadataService(ModelService[list[Description]]):
         features = iter(self._backbone(from_pixels))
         batch = [next(features) if given.array.ndim == 4 else given.array for given in inputs]
         descriptions = self._describer.describe(np.concatenate(batch))
-        return [descriptions[share] for share in _shares(inputs)]
+        return [descriptions[share] for share in shares_of(inputs)]
 
     def _backbone(self, inputs: list[ModelInput]) -> list[NDArray[np.float32]]:
         if not inputs:
             return []
-        features = self._embedder.embed(_whole(inputs)).features
-        return [features[share] for share in _shares(inputs)]
+        _, features = embed_in_parts(self._embedder, whole_batch(inputs), self._settings.max_images)
+        return [features[share] for share in shares_of(inputs)]
 
     def reply(self, row: Row, given: ModelInput, result: list[Description]) -> Reply:
         """Reply with one description a crop."""
@@ -304,10 +178,6 @@ def load_metadata(model_dir: Path, settings: ModelSettings) -> MetadataService:
     """Load the metadata classifiers and the backbone that they share with the embedder; as `load_detector`."""
     embedder, describer = Embedder.load(model_dir, settings), Describer.load(model_dir, settings)
     return _warm(MetadataService(embedder, describer, read_info(model_dir), settings))
-
-
-S = TypeVar("S", bound=ModelService[Any])
-Loader = Callable[[Path, ModelSettings], ModelService[Any]]
 
 
 def _warm(service: S) -> S:

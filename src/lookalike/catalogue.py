@@ -1,0 +1,195 @@
+"""The catalogue as its owner keeps it: a folder of images, a CSV or a JSONL file, read into items."""
+
+import csv
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lookalike.errors import SetupError
+
+IMAGE_SUFFIXES = frozenset(
+    {
+        ".jpg",
+        ".jpeg",
+        ".jpe",
+        ".jfif",
+        ".png",
+        ".webp",
+        ".gif",
+        ".bmp",
+        ".dib",
+        ".tif",
+        ".tiff",
+        ".heic",
+        ".heif",
+        ".avif",
+    }
+)
+TABLE_SUFFIXES = {".csv": ",", ".tsv": "\t"}
+LINES_SUFFIXES = frozenset({".jsonl", ".ndjson"})
+FOLDER_LEVELS = ("category", "subcategory")
+_FIELDS = ("path", "item_id", "title", "url")
+
+
+@dataclass(frozen=True)
+class Item:
+    """One image of the catalogue, and what its owner says of it."""
+
+    item_id: str
+    path: Path
+    title: str | None = None
+    url: str | None = None
+    attributes: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """The items of one source in its order; `ignored` counts the files of a folder that are no images."""
+
+    source: Path
+    items: list[Item]
+    ignored: int = 0
+
+
+def read_catalogue(source: Path, folder_levels: Sequence[str] = FOLDER_LEVELS) -> Catalogue:
+    """Read the items of a folder, of a CSV or TSV file, or of a JSONL file.
+
+    In a folder every image is an item: its item_id is the path inside the folder, the names of the folders on the way
+    are the attributes `folder_levels`, and the first line of `<stem>.txt` beside it is its title. A table needs the
+    columns `path` and `item_id`, may have `title` and `url`, and any other column is an attribute; paths are relative
+    to the table's folder.
+
+    Raises:
+        SetupError: naming the file and the line that is wrong.
+    """
+    if source.is_dir():
+        return _read_folder(source, folder_levels)
+    if not source.is_file():
+        raise SetupError(f"catalogue {source} does not exist")
+    suffix = source.suffix.lower()
+    if suffix in TABLE_SUFFIXES:
+        rows = _table_rows(source, TABLE_SUFFIXES[suffix])
+    elif suffix in LINES_SUFFIXES:
+        rows = _json_rows(source)
+    else:
+        allowed = ["a folder", *TABLE_SUFFIXES, *sorted(LINES_SUFFIXES)]
+        raise SetupError(f"catalogue {source} is of an unknown kind: {suffix or 'no suffix'}", allowed=allowed)
+    try:
+        return Catalogue(source, list(_items(source, rows)))
+    except UnicodeDecodeError as error:
+        raise SetupError(f"{source}: is not UTF-8 text: {error}") from error
+
+
+def _items(source: Path, rows: Iterator[tuple[int, dict[str, str]]]) -> Iterator[Item]:
+    line_of: dict[str, int] = {}
+    for line, row in rows:
+        for name in ("path", "item_id"):
+            if not row.get(name):
+                raise SetupError(f"{source}:{line}: {name} is missing or empty")
+        item_id = row["item_id"]
+        if not item_id.isprintable():
+            raise SetupError(f"{source}:{line}: item_id {item_id!r} holds characters that cannot be printed")
+        if item_id in line_of:
+            raise SetupError(f"{source}:{line}: item_id {item_id!r} was given in line {line_of[item_id]} already")
+        line_of[item_id] = line
+        yield Item(
+            item_id=item_id,
+            path=source.parent / row["path"],
+            title=row.get("title") or None,
+            url=row.get("url") or None,
+            attributes={name: value for name, value in row.items() if name not in _FIELDS and value},
+        )
+
+
+def _table_rows(source: Path, delimiter: str) -> Iterator[tuple[int, dict[str, str]]]:
+    with source.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.reader(file, delimiter=delimiter, strict=True)
+        try:
+            header = [name.strip() for name in next(reader, [])]
+            _check_header(source, header)
+            line = reader.line_num + 1
+            for values in reader:
+                if values and len(values) != len(header):
+                    raise SetupError(f"{source}:{line}: {len(values)} values for {len(header)} columns")
+                if values:
+                    yield line, dict(zip(header, values, strict=True))
+                line = reader.line_num + 1
+        except csv.Error as error:
+            raise SetupError(f"{source}:{reader.line_num}: {error}") from error
+
+
+def _check_header(source: Path, header: list[str]) -> None:
+    lacking = [name for name in ("path", "item_id") if name not in header]
+    if lacking:
+        raise SetupError(
+            f"{source}:1: lacks the columns: {', '.join(lacking)}", allowed="path, item_id, title, url, ..."
+        )
+    if "" in header or len(set(header)) != len(header):
+        raise SetupError(f"{source}:1: a column has no name or the name of another: {', '.join(header)}")
+
+
+def _json_rows(source: Path) -> Iterator[tuple[int, dict[str, str]]]:
+    with source.open(encoding="utf-8-sig") as file:
+        for line, text in enumerate(file, start=1):
+            if not text.strip():
+                continue
+            try:
+                row = json.loads(text)
+            except json.JSONDecodeError as error:
+                raise SetupError(f"{source}:{line}: is no JSON: {error.msg} at column {error.colno}") from error
+            if not isinstance(row, dict):
+                raise SetupError(f"{source}:{line}: is no JSON object")
+            yield line, {name: _text(source, line, name, value) for name, value in row.items() if value is not None}
+
+
+def _text(source: Path, line: int, name: str, value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bool | int | float):
+        return json.dumps(value)
+    raise SetupError(f"{source}:{line}: {name} is a {type(value).__name__}", allowed="a string, a number or a boolean")
+
+
+def _read_folder(folder: Path, levels: Sequence[str]) -> Catalogue:
+    items: list[Item] = []
+    ignored = 0
+    for path in _files(folder):
+        if path.suffix.lower() in IMAGE_SUFFIXES:
+            items.append(_folder_item(folder, path, levels))
+        else:
+            ignored += 1
+    return Catalogue(folder, items, ignored)
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """Yield the files below `folder` in a stable order; hidden files and folders are left out."""
+    for parent, folders, names in os.walk(folder, onerror=_raise):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield from (Path(parent, name) for name in sorted(names) if not name.startswith("."))
+
+
+def _raise(error: OSError) -> None:
+    raise SetupError(f"folder {error.filename} cannot be read: {error.strerror}") from error
+
+
+def _folder_item(folder: Path, path: Path, levels: Sequence[str]) -> Item:
+    inside = path.relative_to(folder)
+    attributes = dict(zip(levels, map(printable, inside.parts[:-1]), strict=False))
+    return Item(item_id=printable(inside.as_posix()), path=path, title=_caption(path), attributes=attributes)
+
+
+def printable(name: str) -> str:
+    """Return a file's name with line breaks, and bytes that are no UTF-8, as escapes: an id is one line of text."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in name)
+
+
+def _caption(path: Path) -> str | None:
+    """Return the first line of the text file beside the image, or None."""
+    try:
+        with path.with_suffix(".txt").open(encoding="utf-8", errors="replace") as file:
+            return file.readline(1000).strip() or None
+    except OSError:
+        return None

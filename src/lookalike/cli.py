@@ -1,0 +1,32 @@
+"""The command `lookalike`: its groups of commands, and errors told in one line."""
+
+import logging
+import sys
+
+import typer
+
+from lookalike.demo import demo
+from lookalike.errors import LookalikeError
+from lookalike.index.commands import app as index_commands
+from lookalike.server_commands import app as server_commands
+
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help="Reverse image search as a service.")
+app.add_typer(index_commands, name="index")
+app.add_typer(server_commands)
+app.command()(demo)
+
+
+def main() -> None:
+    """Run the command line: exit code 0 when all is well, 1 for an error that is told, 2 for wrong usage."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    try:
+        app()
+    except LookalikeError as error:
+        allowed = error.as_dict().get("allowed")
+        named = ", ".join(map(str, allowed)) if isinstance(allowed, list) else allowed
+        typer.echo(f"error: {error.message}" + (f" (allowed: {named})" if named else ""), err=True)
+        sys.exit(1)
+    except OSError as error:
+        # A folder that may not be written, a file that is not there: the system's own words say it.
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(1)

@@ -1,0 +1,172 @@
+"""The demo: a photo that is not in the catalogue is searched over HTTP; the answer becomes a table and a picture."""
+
+import io
+import json
+import random
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from PIL import Image
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from lookalike.config import ImageLimits
+from lookalike.contact_sheet import render_contact_sheet
+from lookalike.errors import LookalikeError, ModelUnavailable, NotReady, SetupError
+from lookalike.images import decode_image
+from lookalike.index.faiss_index import open_index
+from lookalike.index.items import ItemRecord, Items
+from lookalike.scene import compose_scene
+from lookalike.schemas import Attribute, Hit, SearchResponse, Subject
+from lookalike.server import running_server
+from lookalike.server_config import ServerFiles
+
+QUERY_QUALITY = 80  # a phone's JPEG, not a studio's
+# Proposals of a detector trained on everyday classes are often partly wrong: searching several finds more.
+SUBJECTS = 5
+NEXT_STEPS = """
+look at   {sheet}
+go on     curl -s {url}/predictions/search -F image=@{query} -F top_k=3
+          make demo IMAGES=/path/to/your/images
+          docs/api.md, docs/index.md
+stop      make stop"""
+
+
+def pick_item(items: Items, item_id: str | None, seed: int) -> ItemRecord:
+    """Return the named item, or a random one.
+
+    Raises:
+        SetupError: when the catalogue has no such item, or is empty.
+    """
+    if not len(items):
+        raise SetupError("the catalogue is empty: run `lookalike index build DIR` first")
+    wanted = random.Random(seed).choice(items.item_ids()) if item_id is None else item_id
+    record = items.record(wanted)
+    if record is None:
+        raise SetupError(f"the catalogue has no item {wanted!r}")
+    return record
+
+
+def compose_query(item: ItemRecord, seed: int) -> bytes:
+    """Return a JPEG of the item pasted into a scene, rotated and relit: a photo that the catalogue does not have."""
+    try:
+        with Image.open(item.path) as original:
+            scene, _ = compose_scene(original.convert("RGBA"), None, seed)
+    except OSError as error:
+        raise SetupError(f"item {item.item_id}: {item.path} cannot be read: {error}") from error
+    buffer = io.BytesIO()
+    scene.save(buffer, "JPEG", quality=QUERY_QUALITY)
+    return buffer.getvalue()
+
+
+def search_over_http(url: str, image: bytes, subjects: int, timeout_s: float = 30) -> SearchResponse:
+    """Send `image` to `POST {url}/predictions/search`.
+
+    Raises:
+        LookalikeError: with the service's own words.
+        ModelUnavailable: when the service cannot be reached.
+    """
+    headers = {"content-type": "image/jpeg", "x-lookalike-subjects": str(subjects)}
+    request = urllib.request.Request(f"{url}/predictions/search", data=image, headers=headers)
+    try:
+        with urllib.request.urlopen(request, timeout=timeout_s) as reply:
+            return SearchResponse.model_validate_json(reply.read())
+    except urllib.error.HTTPError as error:
+        text = error.read().decode("utf-8", "replace")
+        raise LookalikeError(f"the service answered {error.code}: {_message(text)}") from error
+    except OSError as error:
+        raise ModelUnavailable(f"{url} cannot be reached: {error}; `lookalike serve` starts it") from error
+
+
+def _message(text: str) -> str:
+    try:
+        return str(json.loads(text)["error"]["message"])
+    except (ValueError, KeyError, TypeError):
+        return text[:300]
+
+
+def print_response(response: SearchResponse, console: Console) -> None:
+    """Print the hits, the subject's attributes and the stage timings as tables."""
+    console.print(_hits_table(response))
+    if response.attributes:
+        console.print(
+            "attributes of the crop: "
+            + ", ".join(
+                f"{a.name} [bold]{a.label}[/] {a.score:.0%}" if a.sure else f"[dim]{a.name} unsure[/]"
+                for a in response.attributes
+            )
+        )
+    timings = "  ".join(f"{stage} {ms:.0f}" for stage, ms in response.timings_ms.items())
+    console.print(f"stages (ms): {timings}", highlight=False)
+
+
+def _hits_table(response: SearchResponse) -> Table:
+    title = f"{_words(response.subject)}; index {response.index.version} with {response.index.count} items"
+    table = Table(title=title, title_justify="left")
+    for column, justify in (("rank", "right"), ("similarity", "right"), ("item", "left"), ("title", "left")):
+        table.add_column(column, justify=justify, overflow="fold")  # type: ignore[arg-type]
+    table.add_column("attributes")
+    for rank, hit in enumerate(response.hits, start=1):
+        attributes = ", ".join(f"{name} {value}" for name, value in hit.attributes.items())
+        table.add_row(
+            str(rank), f"{hit.similarity:.3f}", escape(hit.item_id), escape(hit.title or ""), escape(attributes)
+        )
+    return table
+
+
+def _attribute_words(attribute: Attribute) -> str:
+    if not attribute.sure:
+        return f"[dim]{attribute.name} unsure[/]"
+    return f"{attribute.name} [bold]{attribute.label}[/] {attribute.score:.0%}"
+
+
+def _words(subject: Subject) -> str:
+    box = ", ".join(f"{edge:.0f}" for edge in subject.box)
+    found = f"{subject.label} {subject.score:.0%}" if subject.score is not None else subject.source
+    return f"subject {found} at [{box}]"
+
+
+def write_contact_sheet(query: bytes, response: SearchResponse, items: Items, path: Path) -> None:
+    """Write query, crop and hits as one PNG."""
+
+    def thumbnail(hit: Hit) -> Image.Image | None:
+        item = items.record(hit.item_id)
+        try:
+            return decode_image(Path(item.path).read_bytes(), ImageLimits()).pixels if item else None
+        except (OSError, LookalikeError):
+            return None
+
+    render_contact_sheet(decode_image(query, ImageLimits()).pixels, response, thumbnail).save(path)
+
+
+def demo(
+    root: Annotated[Path, typer.Option("--root", help="The project's folder.")] = Path(),
+    item: Annotated[str | None, typer.Option(help="The item to photograph; a random one when left out.")] = None,
+    seed: Annotated[int, typer.Option(help="Chooses the item and draws the scene.")] = 7,
+    out: Annotated[Path, typer.Option(help="Where the pictures go.")] = Path("var/demo"),
+) -> None:
+    """Search the running server with a photo that is not in the catalogue; show the hits."""
+    files, console = ServerFiles.of(root), Console()
+    server = running_server(files.state)
+    if server is None:
+        raise NotReady("TorchServe is not running: `make serve` starts it")
+    items = open_index(files.index_dir).items
+    record = pick_item(items, item, seed)
+    query = compose_query(record, seed)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "query.jpg").write_bytes(query)
+    response = search_over_http(server.base_url, query, SUBJECTS)
+    console.print(f"photographed item [bold]{escape(record.item_id)}[/] in a scene: {out / 'query.jpg'}")
+    print_response(response, console)
+    write_contact_sheet(query, response, items, out / "contact_sheet.png")
+    console.print(_outcome(record, response))
+    console.print(NEXT_STEPS.format(sheet=out / "contact_sheet.png", query=out / "query.jpg", url=server.base_url))
+
+
+def _outcome(record: ItemRecord, response: SearchResponse) -> str:
+    ranks = [rank for rank, hit in enumerate(response.hits, start=1) if hit.item_id == record.item_id]
+    return f"the photographed item came at rank {ranks[0]}" if ranks else "the photographed item is not among the hits"

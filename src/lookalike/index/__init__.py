@@ -1,0 +1,1 @@
+"""The index: versions on disk, how they are built, opened, searched and swapped."""

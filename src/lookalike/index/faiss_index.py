@@ -1,0 +1,130 @@
+"""The index in this process: a version's exact or HNSW search, with filters, as the pipeline sees it."""
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lookalike.config import IndexSettings
+from lookalike.errors import IndexMismatch, InvalidOption
+from lookalike.index.exact import Found, exact_search, omp_threads
+from lookalike.index.hnsw import Graph, exact_is_faster
+from lookalike.index.items import Items
+from lookalike.index.layout import IndexLayout
+from lookalike.index.manifest import GRAPH, Manifest
+from lookalike.index.snapshot import Snapshot, open_snapshot
+from lookalike.schemas import Filters, Hit, IndexInfo
+
+
+class FaissIndex:
+    """A searchable version (a `VectorIndex`); safe to search from several threads at once."""
+
+    def __init__(self, snapshot: Snapshot, settings: IndexSettings) -> None:
+        self._snapshot, self._settings = snapshot, settings
+        manifest = snapshot.manifest
+        self._graph = None
+        if manifest.kind == "hnsw":
+            self._graph = Graph.open(snapshot.version_dir / GRAPH, manifest.count, manifest.dim)
+        self._info = IndexInfo(version=manifest.version, count=manifest.count, kind=manifest.kind)
+
+    @property
+    def manifest(self) -> Manifest:
+        """What the index was built from: embedder fingerprint, dim, metric, count, files with their sha256."""
+        return self._snapshot.manifest
+
+    @property
+    def info(self) -> IndexInfo:
+        """Version, count and kind, as a response reports them."""
+        return self._info
+
+    @property
+    def items(self) -> Items:
+        """The items of this version."""
+        return self._snapshot.items
+
+    @property
+    def vectors(self) -> NDArray[np.float32]:
+        """The embeddings `(count, dim)` float32, L2-normalised, mapped from disk."""
+        return self._snapshot.vectors
+
+    def search(
+        self,
+        embeddings: NDArray[np.float32],
+        top_k: int,
+        filters: Filters | None = None,
+        min_similarity: float | None = None,
+    ) -> list[list[Hit]]:
+        """Return for each row of `embeddings` `(n, dim)` at most `top_k` hits, the most similar first.
+
+        An item qualifies when for every attribute in `filters` its value is one of those listed; `top_k` hits come
+        back whenever that many items qualify.
+
+        Raises:
+            InvalidOption: for an attribute that the catalogue does not have, or `top_k` below 1.
+            IndexMismatch: for embeddings of another dimension.
+        """
+        queries = self._checked(embeddings)
+        if top_k < 1:
+            raise InvalidOption(f"top_k is {top_k}", allowed="1 or more")
+        qualifying = self.items.qualifying(filters)
+        available = self.manifest.count if qualifying is None else int(qualifying.sum())
+        k = min(top_k, available)
+        if k == 0 or not len(queries):
+            return [[] for _ in queries]
+        with omp_threads(self._settings.search_threads):
+            similarities, rows = self._nearest(queries, k, qualifying)
+        floor = -1.0 if min_similarity is None else min_similarity
+        return [self._hits(*found, floor) for found in zip(np.clip(similarities, -1, 1), rows, strict=True)]
+
+    def nearest_rows(self, embeddings: NDArray[np.float32], k: int) -> NDArray[np.int64]:
+        """Return the rows `(n, min(k, count))` that this index finds nearest, by HNSW where it has a graph."""
+        with omp_threads(self._settings.search_threads):
+            return self._nearest(self._checked(embeddings), min(k, self.manifest.count), None)[1]
+
+    def exact_rows(self, embeddings: NDArray[np.float32], k: int) -> NDArray[np.int64]:
+        """Return the rows `(n, min(k, count))` that are nearest in truth, against which HNSW is measured."""
+        with omp_threads(self._settings.search_threads):
+            return exact_search(self.vectors, self._checked(embeddings), min(k, self.manifest.count), None)[1]
+
+    def _checked(self, embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
+        if embeddings.ndim != 2 or embeddings.shape[1] != self.manifest.dim:
+            raise IndexMismatch(
+                f"embeddings have the shape {embeddings.shape}; index version {self.manifest.version} "
+                f"takes (n, {self.manifest.dim})"
+            )
+        return np.ascontiguousarray(embeddings, dtype=np.float32)
+
+    def _nearest(self, queries: NDArray[np.float32], k: int, qualifying: NDArray[np.bool_] | None) -> Found:
+        # A walk that keeps only k candidates finds the last of the k badly.
+        ef_search = max(self._settings.ef_search, 2 * k)
+        if self._graph is None or (qualifying is not None and exact_is_faster(qualifying, ef_search)):
+            return exact_search(self.vectors, queries, k, qualifying)
+        similarities, rows = self._graph.search(queries, k, qualifying, ef_search)
+        # The walk may end before it met k qualifying rows; the client was promised k when there are k.
+        short = np.flatnonzero((rows < 0).any(axis=1))
+        if len(short):
+            similarities[short], rows[short] = exact_search(self.vectors, queries[short], k, qualifying)
+        return similarities, rows
+
+    def _hits(self, similarities: NDArray[np.float32], rows: NDArray[np.int64], floor: float) -> list[Hit]:
+        # FAISS pads short result lists with -1; a padded slot is not a hit.
+        keep = (rows >= 0) & (similarities >= floor)
+        return self.items.hits(rows[keep], similarities[keep])
+
+
+def open_index(
+    index_dir: Path,
+    settings: IndexSettings | None = None,
+    version: str | None = None,
+    expect_fingerprint: str | None = None,
+) -> FaissIndex:
+    """Open the published version of the index in `index_dir`, or `version`.
+
+    Raises:
+        IndexUnavailable: nothing was published.
+        IndexDamaged: a file is missing, cut or of a wrong shape, or the format is newer than this program.
+        IndexMismatch: the index was built by another embedder than `expect_fingerprint`, or for another metric.
+    """
+    layout = IndexLayout(index_dir)
+    version_dir = layout.published_dir() if version is None else layout.version_dir(version)
+    return FaissIndex(open_snapshot(version_dir, expect_fingerprint), settings or IndexSettings.load())

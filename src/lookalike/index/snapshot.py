@@ -1,0 +1,86 @@
+"""One published version as it lies on disk: opened by memory map, checked quickly here and wholly by `verify`."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lookalike.errors import IndexDamaged, IndexMismatch
+from lookalike.index.items import Items
+from lookalike.index.manifest import DTYPE, GRAPH, ITEMS, METRIC, VECTORS, Manifest, read_manifest
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A version's manifest, its embeddings `(count, dim)` float32 L2-normalised, its items in the same rows."""
+
+    version_dir: Path
+    manifest: Manifest
+    vectors: NDArray[np.float32]
+    items: Items
+
+
+def open_snapshot(version_dir: Path, expect_fingerprint: str | None = None) -> Snapshot:
+    """Map the version in `version_dir`; sizes, shapes and the manifest are checked, contents are not read.
+
+    Raises:
+        IndexDamaged: a file is missing, cut or of a wrong shape, or the format is newer than this program.
+        IndexMismatch: the index was built by another embedder than `expect_fingerprint`, or for another metric.
+    """
+    manifest = read_manifest(version_dir)
+    _check_kind(manifest, expect_fingerprint)
+    check_sizes(version_dir, manifest)
+    vectors = _open_vectors(version_dir / VECTORS, manifest)
+    items = Items.open(version_dir / ITEMS)
+    if len(items) != manifest.count:
+        raise IndexDamaged(
+            f"index version {manifest.version}: {ITEMS} holds {len(items)} items; the manifest says {manifest.count}"
+        )
+    return Snapshot(version_dir, manifest, vectors, items)
+
+
+def _check_kind(manifest: Manifest, expect_fingerprint: str | None) -> None:
+    if (manifest.metric, manifest.dtype) != (METRIC, DTYPE):
+        raise IndexMismatch(
+            f"index version {manifest.version} was built for {manifest.metric} on {manifest.dtype}; "
+            f"this program searches by {METRIC} on {DTYPE}"
+        )
+    if expect_fingerprint is not None and manifest.fingerprint != expect_fingerprint:
+        raise IndexMismatch(
+            f"index version {manifest.version} was built with embedder {manifest.embedder} "
+            f"{manifest.fingerprint}; the embedder in use is {expect_fingerprint}"
+        )
+
+
+def check_sizes(version_dir: Path, manifest: Manifest) -> None:
+    """Check that every file of the version is there in its full size.
+
+    Raises:
+        IndexDamaged: naming the file.
+    """
+    needed = {VECTORS, ITEMS} | ({GRAPH} if manifest.kind == "hnsw" else set())
+    if unlisted := needed - manifest.files.keys():
+        raise IndexDamaged(f"index version {manifest.version}: the manifest lacks {', '.join(sorted(unlisted))}")
+    for name, entry in manifest.files.items():
+        path = version_dir / name
+        if not path.is_file():
+            raise IndexDamaged(f"index version {manifest.version}: {name} is missing")
+        found = path.stat().st_size
+        if found != entry.bytes:
+            raise IndexDamaged(f"index version {manifest.version}: {name} has {found} bytes instead of {entry.bytes}")
+
+
+def _open_vectors(path: Path, manifest: Manifest) -> NDArray[np.float32]:
+    try:
+        # NumPy cannot map an array of no bytes.
+        mapped = np.load(path, mmap_mode="r" if manifest.count else None, allow_pickle=False)
+    except (ValueError, OSError) as error:
+        raise IndexDamaged(f"index version {manifest.version}: {path.name} cannot be read: {error}") from error
+    wanted = (manifest.count, manifest.dim)
+    if mapped.shape != wanted or mapped.dtype != np.float32 or not mapped.flags.c_contiguous:
+        raise IndexDamaged(
+            f"index version {manifest.version}: {path.name} is {mapped.dtype} {mapped.shape}; "
+            f"the manifest says float32 {wanted}"
+        )
+    return np.asarray(mapped)

@@ -1,0 +1,209 @@
+"""How images become embeddings: read, hashed and prepared in threads, embedded in batches, kept in chunks."""
+
+import hashlib
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from pydantic import BaseModel, Field
+
+from lookalike.catalogue import Item
+from lookalike.config import ImageLimits
+from lookalike.errors import RequestError, SetupError
+from lookalike.images import decode_image
+from lookalike.index.store import EmbeddingStore
+from lookalike.progress import Advance
+
+_READ_AHEAD = 2  # batches that are prepared while one is embedded
+
+
+class ImageEmbedder(Protocol):
+    """What an ingest needs of an embedder; `fingerprint` and `preparation` say which embeddings can be used again."""
+
+    @property
+    def name(self) -> str:
+        """The model's name, for people."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Tells whether two embedders compute the same."""
+
+    @property
+    def dim(self) -> int:
+        """The length of an embedding."""
+
+    @property
+    def preparation(self) -> str:
+        """What `prepare` does to an image before it is embedded: `whole image`, or a crop and by what."""
+
+    def prepare(self, image: Image.Image) -> NDArray[np.uint8]:
+        """Return a decoded RGB image as one network input `(h, w, 3)`; called from several threads.
+
+        A crop to the subject has its place here: it sees the image in its full resolution.
+        """
+
+    def embed(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return the embeddings `(n, dim)` of prepared images `(n, h, w, 3)`; called from one thread."""
+
+
+class IngestOptions(BaseModel, extra="forbid", frozen=True):
+    """How an ingest goes about its work."""
+
+    duplicates: Literal["skip", "keep"] = "skip"  # of an image that another item has already
+    existing: Literal["replace", "keep"] = "replace"  # an item_id that the index has already
+    threads: Annotated[int, Field(ge=1)] = 2
+    batch_images: Annotated[int, Field(ge=1, le=64)] = 16
+    limits: ImageLimits = ImageLimits()
+
+
+ProblemKind = Literal["unreadable", "duplicate"]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """An item that was not taken, or not as given, and why."""
+
+    kind: ProblemKind
+    item_id: str
+    path: str
+    reason: str
+
+
+class Embedded(NamedTuple):
+    """What came of the items: the sha256 (32 bytes) by item_id of those that have an embedding, and the others."""
+
+    content_sha256: dict[str, bytes]
+    problems: list[Problem]
+    new_embeddings: int
+
+
+class _Prepared(NamedTuple):
+    item: Item
+    key: bytes  # sha256 of the encoded image
+    pixels: NDArray[np.uint8] | None  # None: its embedding is known already
+
+
+class Ingest:
+    """Embeds the images of a catalogue; each finished chunk survives whatever happens afterwards."""
+
+    def __init__(
+        self, embedder: ImageEmbedder, store: EmbeddingStore, options: IngestOptions, chunk_items: int
+    ) -> None:
+        self._embedder, self._store, self._options = embedder, store, options
+        self._chunk_items = chunk_items
+        self._unsaved: dict[bytes, NDArray[np.float32]] = {}
+        self._failed: set[bytes] = set()
+        self._new = 0
+
+    def run(self, items: Sequence[Item], advance: Advance) -> Embedded:
+        """Embed what is not known yet; unreadable images are reported and do not stop the run.
+
+        Raises:
+            SetupError: the embedder returns something else than `(n, dim)`, or no space is left.
+        """
+        keys: dict[str, bytes] = {}
+        problems: list[Problem] = []
+        try:
+            self._embed_all(items, keys, problems, advance)
+        finally:
+            self._save()  # also when the run is broken off: what was embedded is paid for
+        broken = [item for item in items if keys.get(item.item_id) in self._failed]
+        for item in broken:
+            del keys[item.item_id]
+            problems.append(_unreadable(item, "the embedder finds nothing in it: its embedding is zero or not finite"))
+        return Embedded(keys, problems, self._new)
+
+    def _embed_all(
+        self, items: Sequence[Item], keys: dict[str, bytes], problems: list[Problem], advance: Advance
+    ) -> None:
+        batch: dict[bytes, NDArray[np.uint8]] = {}
+        for prepared in self._prepared_ahead(items):
+            if isinstance(prepared, Problem):
+                problems.append(prepared)
+                advance(1)
+                continue
+            keys[prepared.item.item_id] = prepared.key
+            if prepared.pixels is None or self._is_known(prepared.key) or prepared.key in batch:
+                advance(1)
+                continue
+            batch[prepared.key] = prepared.pixels
+            if len(batch) == self._options.batch_images:
+                self._embed(batch)
+                advance(len(batch))
+                batch = {}
+        if batch:
+            self._embed(batch)
+            advance(len(batch))
+
+    def _prepared_ahead(self, items: Sequence[Item]) -> Iterator[_Prepared | Problem]:
+        """Yield the items in their order while threads prepare the next ones."""
+        ahead = self._options.batch_images * _READ_AHEAD
+        with ThreadPoolExecutor(self._options.threads, thread_name_prefix="prepare") as executor:
+            waiting: deque[Future[_Prepared | Problem]] = deque()
+            try:
+                for item in items:
+                    waiting.append(executor.submit(self._prepare, item))
+                    if len(waiting) > ahead:
+                        yield waiting.popleft().result()
+                while waiting:
+                    yield waiting.popleft().result()
+            finally:
+                executor.shutdown(wait=True, cancel_futures=True)
+
+    def _prepare(self, item: Item) -> _Prepared | Problem:
+        try:
+            data = _read(item.path, self._options.limits)
+            key = hashlib.sha256(data).digest()
+            if self._is_known(key):
+                return _Prepared(item, key, None)
+            image = decode_image(data, self._options.limits).pixels
+            return _Prepared(item, key, self._embedder.prepare(image))
+        except (OSError, RequestError) as error:
+            return _unreadable(item, _reason(error))
+
+    def _is_known(self, key: bytes) -> bool:
+        return key in self._store.known or key in self._unsaved or key in self._failed
+
+    def _embed(self, batch: dict[bytes, NDArray[np.uint8]]) -> None:
+        embeddings = self._embedder.embed(np.stack(list(batch.values())))
+        if embeddings.shape != (len(batch), self._embedder.dim):
+            raise SetupError(
+                f"embedder {self._embedder.name} returned {embeddings.shape} for {len(batch)} images; "
+                f"its dim is {self._embedder.dim}"
+            )
+        norms = np.linalg.norm(embeddings, axis=1)
+        for key, embedding, norm in zip(batch, embeddings, norms, strict=True):
+            if norm > 0 and np.isfinite(norm):
+                self._unsaved[key] = (embedding / norm).astype(np.float32)
+            else:
+                self._failed.add(key)
+        if len(self._unsaved) >= self._chunk_items:
+            self._save()
+
+    def _save(self) -> None:
+        if self._unsaved:
+            self._store.save(list(self._unsaved), np.stack(list(self._unsaved.values())))
+            self._new += len(self._unsaved)
+            self._unsaved = {}
+
+
+def _read(path: Path, limits: ImageLimits) -> bytes:
+    with path.open("rb") as file:
+        # One byte more than is allowed is enough for the refusal; the rest of a huge file is never read.
+        return file.read(limits.max_bytes + 1)
+
+
+def _unreadable(item: Item, reason: str) -> Problem:
+    return Problem("unreadable", item.item_id, str(item.path), reason)
+
+
+def _reason(error: OSError | RequestError) -> str:
+    if isinstance(error, RequestError):
+        return f"{error.code}: {error.message}"
+    return (error.strerror or str(error)).lower()

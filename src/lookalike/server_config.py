@@ -1,0 +1,221 @@
+"""Where a TorchServe process listens, what it reads and the command line that starts it."""
+
+import os
+import shlex
+import shutil
+import socket
+import sys
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+from pydantic_settings import SettingsConfigDict
+
+from lookalike.config import Settings
+from lookalike.errors import SetupError
+
+INDEX_DIR = "LOOKALIKE_ROUTER_INDEX_DIR"
+Port = Annotated[int, Field(ge=0, le=65535)]
+
+
+class ServerSettings(Settings):
+    """The TorchServe process (environment prefix `LOOKALIKE_SERVER_`)."""
+
+    model_config = SettingsConfigDict(env_prefix="LOOKALIKE_SERVER_")
+
+    host: str = "127.0.0.1"
+    port: Port = 8080  # 0: the operating system chooses
+    metrics_port: Port = 8082  # 0: the operating system chooses
+    heap_mb: Annotated[int, Field(ge=256)] = 1024  # 16 bodies of 20 MB at once need it; a quarter is used at rest
+    threads: Annotated[int, Field(ge=0)] = 0  # of a worker's OpenMP and BLAS; 0: one a core
+    ready_s: Annotated[float, Field(gt=0)] = 120
+
+
+@dataclass(frozen=True)
+class ServerFiles:
+    """What a server reads, and `state`, where it keeps its log and its pid file."""
+
+    archives: Path
+    config: Path
+    log4j: Path
+    metrics: Path
+    index_dir: Path
+    state: Path
+
+    @classmethod
+    def of(cls, root: Path) -> "ServerFiles":
+        """Return the files of a checkout."""
+        docker, var = (root / "docker").resolve(), (root / "var").resolve()
+        return cls(
+            archives=var / "archives",
+            config=docker / "config.properties",
+            log4j=docker / "log4j2.xml",
+            metrics=docker / "metrics.yaml",
+            index_dir=var / "index",
+            state=var,
+        )
+
+    @property
+    def logs(self) -> Path:
+        """The folder of `server.log`."""
+        return self.state / "logs"
+
+    def has_index(self) -> bool:
+        """Tell whether an index version is published."""
+        return (Path(os.environ.get(INDEX_DIR, self.index_dir)) / "CURRENT").is_file()
+
+
+@dataclass(frozen=True)
+class Addresses:
+    """Where one server listens; `run_dir` is its private folder (sockets, unpacked archives, config.properties)."""
+
+    host: str
+    port: int
+    metrics_port: int
+    grpc_ports: tuple[int, int]
+    run_dir: Path
+
+    @property
+    def base_url(self) -> str:
+        """The inference address as a client on this machine reaches it."""
+        return f"http://{self._reachable()}:{self.port}"
+
+    @property
+    def metrics_url(self) -> str:
+        """The address of the Prometheus metrics."""
+        return f"http://{self._reachable()}:{self.metrics_port}/metrics"
+
+    @property
+    def management_socket(self) -> Path:
+        """The Unix socket of the management API."""
+        return self.run_dir / "management.sock"
+
+    def _reachable(self) -> str:
+        return "127.0.0.1" if self.host == "0.0.0.0" else self.host
+
+
+def choose_addresses(settings: ServerSettings, run_dir: Path) -> Addresses:
+    """Return the addresses of a new server, with free ports where the settings leave the choice.
+
+    A port found free may be taken before the server binds it; whoever starts the server tries again then.
+    """
+    port, metrics_port, *grpc_ports = _free_ports(settings.host, 4)
+    return Addresses(
+        host=settings.host,
+        port=settings.port or port,
+        metrics_port=settings.metrics_port or metrics_port,
+        grpc_ports=(grpc_ports[0], grpc_ports[1]),
+        run_dir=run_dir,
+    )
+
+
+def _free_ports(host: str, count: int) -> list[int]:
+    with ExitStack() as stack:
+        # All are held at once, so that they differ.
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind((host, 0))
+        return [int(one.getsockname()[1]) for one in sockets]
+
+
+def read_properties(text: str) -> dict[str, str]:
+    """Return the keys and values of a `.properties` file."""
+    lines = (line.strip() for line in text.splitlines())
+    pairs = (line.partition("=") for line in lines if line and not line.startswith("#"))
+    return {key.strip(): value.strip() for key, _, value in pairs}
+
+
+def render_config(template: str, addresses: Addresses, files: ServerFiles) -> str:
+    """Return config.properties with this server's addresses and paths in place of the template's.
+
+    Raises:
+        SetupError: when the template lacks one of the keys.
+    """
+    chosen = {
+        "inference_address": f"http://{addresses.host}:{addresses.port}",
+        "metrics_address": f"http://{addresses.host}:{addresses.metrics_port}",
+        "management_address": f"unix:{addresses.management_socket}",
+        "grpc_inference_port": str(addresses.grpc_ports[0]),
+        "grpc_management_port": str(addresses.grpc_ports[1]),
+        "model_store": str(files.archives),
+        "metrics_config": str(files.metrics),
+    }
+    properties = read_properties(template)
+    missing = sorted(chosen.keys() - properties.keys())
+    if missing:
+        raise SetupError(f"config.properties lacks {', '.join(missing)}")
+    return "".join(f"{key}={value}\n" for key, value in (properties | chosen).items())
+
+
+def java_command(models: Mapping[str, Path], addresses: Addresses, files: ServerFiles, heap_mb: int) -> list[str]:
+    """Write the server's private files and return its command line: the JVM itself, without TorchServe's launcher.
+
+    Raises:
+        SetupError: when Java or torchserve is not installed.
+    """
+    config, python = addresses.run_dir / "config.properties", addresses.run_dir / "python"
+    config.write_text(render_config(files.config.read_text(), addresses, files))
+    python.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m lookalike.worker "$@"\n')
+    python.chmod(0o700)
+    home = _torchserve_home()
+    return [
+        _java(),
+        # One collector thread and the quick compiler: the JVM only moves bytes between sockets.
+        "-Xms64m",
+        f"-Xmx{heap_mb}m",
+        f"-XX:MaxDirectMemorySize={heap_mb}m",
+        "-XX:+UseSerialGC",
+        "-XX:TieredStopAtLevel=1",
+        # A JVM that lost a thread to this answers no more, but looks alive.
+        "-XX:+ExitOnOutOfMemoryError",
+        f"-Djava.io.tmpdir={addresses.run_dir}",
+        f"-Dlog4j.configurationFile={files.log4j.as_uri()}",
+        f"-Dmodel_server_home={home}",
+        "-cp",
+        f"{home}/ts/frontend/*",
+        "org.pytorch.serve.ModelServer",
+        *("--python", str(python), "-f", str(config), "-s", str(files.archives), "-ncs", "-m"),
+        *(f"{name}={archive.name}" for name, archive in models.items()),
+    ]
+
+
+def server_environment(addresses: Addresses, files: ServerFiles, threads: int) -> dict[str, str]:
+    """Return the environment of the server and its workers; what the caller's environment sets, wins."""
+    cores = str(threads or os.cpu_count() or 1)
+    predictions = f"{addresses.base_url}/predictions"
+    defaults = {
+        "LOG_LOCATION": str(files.logs),
+        "METRICS_LOCATION": str(files.logs),
+        INDEX_DIR: str(files.index_dir),
+        "LOOKALIKE_ROUTER_DETECTOR_URL": f"{predictions}/detector",
+        "LOOKALIKE_ROUTER_EMBEDDER_URL": f"{predictions}/embedder",
+        "LOOKALIKE_ROUTER_METADATA_URL": f"{predictions}/metadata_creator",
+        "OMP_NUM_THREADS": cores,
+        "OPENBLAS_NUM_THREADS": cores,
+        # Several workers share the cores: a thread that spins while it waits takes time from another's work.
+        "OMP_WAIT_POLICY": "PASSIVE",
+        # glibc's arenas, one a thread, keep freed image buffers: memory would creep up.
+        "MALLOC_ARENA_MAX": "2",
+    }
+    environment = defaults | os.environ
+    # Workers run in the folder of their unpacked archive: a relative path would mean nothing there.
+    return environment | {INDEX_DIR: str(Path(environment[INDEX_DIR]).resolve())}
+
+
+def _java() -> str:
+    home = os.environ.get("JAVA_HOME")
+    java = f"{home}/bin/java" if home else "java"
+    if shutil.which(java) is None:
+        raise SetupError(f"{java} is not installed", allowed="a Java 17 runtime, on PATH or under JAVA_HOME")
+    return java
+
+
+def _torchserve_home() -> Path:
+    spec = find_spec("ts")
+    if spec is None or spec.origin is None:
+        raise SetupError("torchserve is not installed", allowed="the extra `serve`")
+    return Path(spec.origin).resolve().parents[1]

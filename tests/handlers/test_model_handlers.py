@@ -1,0 +1,146 @@
+"""The three model handlers answer row by row, on the real default models."""
+
+import io
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lookalike.batching import golden_image
+from lookalike.rows import FINGERPRINT_HEADER, NPY_TYPE, NPZ_TYPE
+
+MODELS = ["detector", "embedder", "metadata_creator"]
+
+
+def npy(array: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_corrupt_row_in_a_batch_of_eight_leaves_seven_200s(
+    load_handler: Callable[..., Any], name: str
+) -> None:
+    good = ({"body": bytearray(golden_image())}, {})
+    truncated = ({"body": bytearray(golden_image()[:900])}, {})
+    answers = load_handler(name).predict([good, good, good, truncated, good, good, good, good])
+    assert [a.status for a in answers] == [200, 200, 200, 422, 200, 200, 200, 200]
+    assert answers[3].json()["error"]["code"] == "corrupt_image"
+    assert len({a.body for i, a in enumerate(answers) if i != 3}) == 1
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    ("row", "status", "code"),
+    [
+        ({"body": bytearray(b"")}, 400, "invalid_request"),
+        ({"body": bytearray(b"<html>hello</html>")}, 415, "unsupported_image"),
+        ({"body": {"image": "no base64!"}}, 400, "invalid_request"),
+        ({"body": ["a", "list"]}, 400, "invalid_request"),
+        ({"body": {"image": "AAAA", "colour": "red"}}, 415, "unsupported_image"),
+        ({}, 400, "invalid_request"),
+    ],
+    ids=["empty", "html", "base64", "list", "no-image-bytes", "nothing"],
+)
+def test_a_bad_body_gets_its_own_status(
+    load_handler: Callable[..., Any], name: str, row: dict[str, Any], status: int, code: str
+) -> None:
+    (answer,) = load_handler(name).predict([(row, {})])
+    assert (answer.status, answer.json()["error"]["code"]) == (status, code)
+    assert answer.json()["request_id"] == "request-0"
+    assert answer.headers["content-type"] == "application/json"
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_health_check_runs_the_golden_image(load_handler: Callable[..., Any], name: str) -> None:
+    answer = load_handler(name).get("healthz")
+    assert (answer.status, answer.json()) == (200, {"ready": True})
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_card_names_the_fingerprint_and_an_unknown_path_is_refused(
+    load_handler: Callable[..., Any], name: str
+) -> None:
+    handler = load_handler(name)
+    assert len(handler.get("info").json()["fingerprint"]) == 16
+    assert handler.get("admin").status == 404
+
+
+def test_a_client_request_id_comes_back_unless_it_could_break_a_line(load_handler: Callable[..., Any]) -> None:
+    handler = load_handler("detector")
+    assert handler.post(golden_image(), X_Request_Id="trace-7").headers["x-request-id"] == "trace-7"
+    assert handler.post(golden_image(), X_Request_Id="a\nb").headers["x-request-id"] == "request-0"
+
+
+def test_detections_come_in_pixels_of_the_image_that_was_sent(load_handler: Callable[..., Any]) -> None:
+    handler = load_handler("detector")
+    image = Image.open(io.BytesIO(golden_image()))
+    doubled = io.BytesIO()
+    image.resize((image.width * 2, image.height * 2)).save(doubled, "PNG")
+    small = handler.post(golden_image(), x_lookalike_min_score="0.05").json()["detections"]
+    large = handler.post(doubled.getvalue(), x_lookalike_min_score="0.05").json()["detections"]
+    assert small
+    assert np.allclose(np.array(small[0]["box"]) * 2, large[0]["box"], atol=12)
+
+
+def test_each_row_keeps_its_own_threshold_inside_a_batch(load_handler: Callable[..., Any]) -> None:
+    body = {"body": bytearray(golden_image())}
+    rows = [(body, {"x-lookalike-min-score": score}) for score in ("0.01", "0.99", "1.5")]
+    low, high, wrong = load_handler("detector").predict(rows)
+    assert len(low.json()["detections"]) > len(high.json()["detections"])
+    assert wrong.json()["error"]["code"] == "invalid_option"
+
+
+def test_the_embedder_answers_in_the_form_that_is_asked_for(load_handler: Callable[..., Any]) -> None:
+    handler = load_handler("embedder")
+    as_json = handler.post(golden_image()).json()
+    as_npy = handler.post(golden_image(), accept=NPY_TYPE)
+    as_npz = np.load(io.BytesIO(handler.post(golden_image(), accept=NPZ_TYPE).body))
+    array = np.load(io.BytesIO(as_npy.body))
+    assert array.shape == (1, as_json["dim"])
+    assert array.dtype == np.float32
+    assert np.allclose(as_json["embeddings"], array, atol=1e-6)
+    assert np.allclose(as_npz["embeddings"], array)
+    assert np.linalg.norm(array) == pytest.approx(1, abs=1e-5)
+    assert as_npy.headers[FINGERPRINT_HEADER] == as_json["fingerprint"]
+
+
+def test_many_crops_in_one_call_are_embedded_in_order(load_handler: Callable[..., Any]) -> None:
+    handler = load_handler("embedder")
+    rng = np.random.default_rng(0)
+    crops = rng.integers(0, 256, (3, 50, 40, 3), dtype=np.uint8)
+    together = np.load(io.BytesIO(handler.post(npy(crops), content_type=NPY_TYPE, accept=NPY_TYPE).body))
+    alone = [np.load(io.BytesIO(handler.post(npy(c), content_type=NPY_TYPE, accept=NPY_TYPE).body))[0] for c in crops]
+    assert np.allclose(together, alone, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "array",
+    [np.zeros((2, 2), np.uint8), np.zeros((4, 4, 3), np.float32), np.zeros((0, 4, 4, 3), np.uint8)],
+    ids=["grey", "float", "none"],
+)
+def test_an_array_that_is_no_image_is_refused(load_handler: Callable[..., Any], array: np.ndarray) -> None:
+    answer = load_handler("embedder").post(npy(array), content_type=NPY_TYPE)
+    assert answer.status == 400
+    assert "uint8" in answer.json()["error"]["allowed"]
+
+
+def test_metadata_from_features_equals_metadata_from_the_image(load_handler: Callable[..., Any]) -> None:
+    npz = np.load(io.BytesIO(load_handler("embedder").post(golden_image(), accept=NPZ_TYPE).body))
+    handler = load_handler("metadata_creator")
+    from_image = handler.post(golden_image()).json()["descriptions"]
+    from_features = handler.post(npy(npz["features"]), content_type=NPY_TYPE).json()["descriptions"]
+    assert [a["label"] for a in from_image[0]["attributes"]] == [a["label"] for a in from_features[0]["attributes"]]
+    assert {a["name"] for a in from_image[0]["attributes"]} >= {"gender", "baseColour", "articleType", "masterCategory"}
+
+
+def test_features_of_another_embedder_are_refused(load_handler: Callable[..., Any]) -> None:
+    handler = load_handler("metadata_creator")
+    features = npy(np.ones((1, 1280), np.float32))
+    answer = handler.predict([({"body": features}, {"content-type": NPY_TYPE, FINGERPRINT_HEADER: "0" * 16})])[0]
+    assert answer.status == 422
+    assert handler.post(npy(np.ones((1, 7), np.float32)), content_type=NPY_TYPE).status == 400
+    assert handler.post(npy(np.full((1, 1280), np.nan, np.float32)), content_type=NPY_TYPE).status == 400

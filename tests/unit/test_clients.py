@@ -1,0 +1,138 @@
+"""The HTTP client of the models: one retry on a broken connection, errors name the stage, cards stay fresh."""
+
+import asyncio
+import io
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import numpy as np
+import pytest
+from aiohttp import web
+from PIL import Image
+
+from lookalike import rows as wire
+from lookalike.clients import HttpModelClient
+from lookalike.config import RouterSettings
+from lookalike.errors import DeadlineExceeded, ModelFailed, ModelUnavailable
+from lookalike.preprocessing import Preprocess
+from lookalike.schemas import ModelInfo
+from lookalike.stage_timer import Deadline
+
+IMAGE = Image.new("RGB", (40, 20), "red")
+Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class SmallServer:
+    """A model server whose answers a test chooses; it keeps what it was sent."""
+
+    def __init__(self) -> None:
+        self.answers: list[Answer] = []
+        self.bodies: list[bytes] = []
+        self.cards = 0
+        self.side_px, self.fingerprint = 8, "a" * 16
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        if request.headers.get(wire.PATH_HEADER) == "info":
+            self.cards += 1
+            preprocess = Preprocess(height_px=self.side_px, width_px=self.side_px, mean=(0, 0, 0), std=(1, 1, 1))
+            card = ModelInfo(name="m", version="1.0", fingerprint=self.fingerprint, preprocess=preprocess)
+            return web.Response(text=card.model_dump_json())
+        self.bodies.append(await request.read())
+        return await (self.answers.pop(0) if self.answers else self.embeddings)(request)
+
+    async def embeddings(self, request: web.Request) -> web.Response:
+        n = len(np.load(io.BytesIO(self.bodies[-1])))
+        buffer = io.BytesIO()
+        np.savez(buffer, embeddings=np.ones((n, 2), np.float32), features=np.zeros((n, 3), np.float32))
+        return web.Response(body=buffer.getvalue(), headers={wire.FINGERPRINT_HEADER: self.fingerprint})
+
+    async def one_box(self, request: web.Request) -> web.Response:
+        detection = {"box": [0, 0, 4, 8], "score": 0.5, "label": "x"}
+        return web.json_response({"detections": [detection], "image": {"width": 8, "height": 8, "format": "NPY"}})
+
+
+async def hang_up(request: web.Request) -> web.StreamResponse:
+    request.transport.close()
+    return web.Response()
+
+
+async def refuse(request: web.Request) -> web.StreamResponse:
+    return web.Response(status=503, text="no worker")
+
+
+@pytest.fixture
+def server() -> SmallServer:
+    return SmallServer()
+
+
+@pytest.fixture
+async def client(server: SmallServer) -> AsyncIterator[HttpModelClient]:
+    app = web.Application()
+    app.router.add_route("*", "/m", server.handle)
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    url = f"http://127.0.0.1:{site._server.sockets[0].getsockname()[1]}/m"
+    client = HttpModelClient(RouterSettings(detector_url=url, embedder_url=url, metadata_url=url))
+    yield client
+    await client.close()
+    await runner.cleanup()
+
+
+async def test_crops_travel_as_arrays_of_the_network_size(client: HttpModelClient, server: SmallServer) -> None:
+    embedded = await client.embed([IMAGE, IMAGE], Deadline(5000))
+    sent = np.load(io.BytesIO(server.bodies[0]))
+    assert (sent.shape, sent.dtype) == ((2, 8, 8, 3), np.uint8)
+    assert embedded.embeddings.shape == (2, 2)
+    assert embedded.features.shape == (2, 3)
+    assert embedded.fingerprint == server.fingerprint
+
+
+async def test_boxes_are_scaled_back_to_the_image(client: HttpModelClient, server: SmallServer) -> None:
+    server.answers = [server.one_box]
+    (detection,) = await client.detect(IMAGE, Deadline(5000))
+    assert detection.box == (0, 0, 20, 20)
+
+
+async def test_a_broken_connection_is_tried_once_more(client: HttpModelClient, server: SmallServer) -> None:
+    server.answers = [hang_up]
+    assert (await client.embed([IMAGE], Deadline(5000))).embeddings.shape == (1, 2)
+    assert len(server.bodies) == 2
+
+
+async def test_a_connection_that_breaks_twice_names_the_stage(client: HttpModelClient, server: SmallServer) -> None:
+    server.answers = [hang_up, hang_up]
+    with pytest.raises(ModelUnavailable, match=r"^embed: "):
+        await client.embed([IMAGE], Deadline(5000))
+    assert len(server.bodies) == 2
+
+
+async def test_an_error_of_the_model_is_never_retried(client: HttpModelClient, server: SmallServer) -> None:
+    server.answers = [refuse]
+    with pytest.raises(ModelFailed, match=r"embed: .* answered 503: no worker"):
+        await client.embed([IMAGE], Deadline(5000))
+    assert len(server.bodies) == 1
+
+
+async def test_a_hanging_model_ends_at_the_deadline(client: HttpModelClient, server: SmallServer) -> None:
+    async def hang(request: web.Request) -> web.StreamResponse:
+        await asyncio.sleep(30)
+        return web.Response()
+
+    server.answers = [hang]
+    deadline = Deadline(200)
+    with pytest.raises(DeadlineExceeded, match=r"'embed' did not end"):
+        await deadline.bound("embed", client.embed([IMAGE], deadline))
+
+
+async def test_the_card_is_asked_for_again_when_another_model_answers(
+    client: HttpModelClient, server: SmallServer
+) -> None:
+    await client.embed([IMAGE], Deadline(5000))
+    await client.embed([IMAGE], Deadline(5000))
+    assert server.cards == 1
+    server.side_px, server.fingerprint = 16, "b" * 16
+    await client.embed([IMAGE], Deadline(5000))  # tells of the change
+    await client.embed([IMAGE], Deadline(5000))
+    assert server.cards == 2
+    assert np.load(io.BytesIO(server.bodies[-1])).shape == (1, 16, 16, 3)

@@ -1,0 +1,234 @@
+"""The stages of a search, in order, on small models that need no weights and a real index."""
+
+import asyncio
+import io
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from lookalike.catalogue import Catalogue, Item
+from lookalike.clients import EmbeddedCrops
+from lookalike.config import IndexSettings, RouterSettings
+from lookalike.errors import DeadlineExceeded, IndexMismatch, InvalidOption, ModelUnavailable
+from lookalike.index.edits import IndexEditor
+from lookalike.index.faiss_index import open_index
+from lookalike.pipeline import SearchPipeline, select_subjects
+from lookalike.schemas import Attribute, Description, Detection, SearchRequest, SearchResponse
+from lookalike.stage_timer import Deadline
+
+COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (40, 60, 220), "yellow": (230, 220, 40)}
+
+
+class MeanColour:
+    """An embedder of three numbers: the mean colour, centred and normalised."""
+
+    name, fingerprint, dim, preparation = "mean-colour", "c0" * 8, 3, "whole image"
+
+    def prepare(self, image: Image.Image) -> NDArray[np.uint8]:
+        return np.asarray(image.resize((8, 8)))
+
+    def embed(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        colour = pixels.reshape(len(pixels), -1, 3).mean(axis=1).astype(np.float32) - 100
+        return colour / np.linalg.norm(colour, axis=1, keepdims=True)
+
+
+class ColourModels:
+    """Finds what is not white, left to right; embeds by the mean colour; describes by the strongest channel."""
+
+    def __init__(self) -> None:
+        self.embedder = MeanColour()
+        self.detect_s = self.describe_s = 0.0
+        self.describe_error: Exception | None = None
+        self.calls: list[str] = []
+
+    async def detect(self, image: Image.Image, deadline: Deadline) -> list[Detection]:
+        self.calls.append("detect")
+        await asyncio.sleep(self.detect_s)
+        ink = (np.asarray(image) < 250).any(axis=2)
+        columns = np.flatnonzero(np.diff(np.concatenate([[0], ink.any(axis=0), [0]])))
+        spans = list(zip(columns[::2].tolist(), columns[1::2].tolist(), strict=True))
+        rows = np.flatnonzero(ink.any(axis=1))
+        return [
+            Detection(box=(x1, int(rows[0]), x2, int(rows[-1]) + 1), score=0.9 - 0.1 * i, label="patch")
+            for i, (x1, x2) in enumerate(spans)
+        ]
+
+    async def embed(self, crops: Sequence[Image.Image], deadline: Deadline) -> EmbeddedCrops:
+        self.calls.append("embed")
+        embeddings = self.embedder.embed(np.stack([self.embedder.prepare(crop) for crop in crops]))
+        return EmbeddedCrops(embeddings, embeddings, self.embedder.fingerprint)
+
+    async def describe_features(self, embedded: EmbeddedCrops, deadline: Deadline) -> list[Description]:
+        self.calls.append("describe_features")
+        return await self._describe(embedded)
+
+    async def describe_crops(self, crops: Sequence[Image.Image], deadline: Deadline) -> list[Description]:
+        self.calls.append("describe_crops")
+        return await self._describe(await self.embed(crops, deadline))
+
+    async def _describe(self, embedded: EmbeddedCrops) -> list[Description]:
+        await asyncio.sleep(self.describe_s)
+        if self.describe_error is not None:
+            raise self.describe_error
+        names = ["red", "green", "blue"]
+        return [
+            Description(attributes=[Attribute(name="channel", label=names[int(row.argmax())], score=1, sure=True)])
+            for row in embedded.features
+        ]
+
+
+def png(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def photo(*colours: str) -> bytes:
+    """Return a white picture with a patch of each colour, left to right."""
+    canvas = Image.new("RGB", (100 * len(colours), 80), "white")
+    for i, colour in enumerate(colours):
+        canvas.paste(COLOURS[colour], (100 * i + 20, 20, 100 * i + 80, 60))
+    return png(canvas)
+
+
+@pytest.fixture(scope="module")
+def index_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("catalogue")
+    items = []
+    for name, colour in COLOURS.items():
+        (folder / f"{name}.png").write_bytes(png(Image.new("RGB", (20, 20), colour)))
+        items.append(Item(name, folder / f"{name}.png", title=name.title(), attributes={"colour": name}))
+    index = tmp_path_factory.mktemp("index")
+    IndexEditor(index, IndexSettings()).build(Catalogue(folder, items), MeanColour())
+    return index
+
+
+@pytest.fixture
+def models() -> ColourModels:
+    return ColourModels()
+
+
+@pytest.fixture
+def executor() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(2) as threads:
+        yield threads
+
+
+@pytest.fixture
+def search(index_dir: Path, models: ColourModels, executor: ThreadPoolExecutor):
+    async def run(image: bytes, deadline_ms: float = 5000, settings: dict | None = None, **options) -> SearchResponse:
+        index = open_index(index_dir, IndexSettings())
+        pipeline = SearchPipeline(models, lambda: index, RouterSettings(**(settings or {})), executor)
+        return await pipeline.search(SearchRequest(image=image, **options), "r", Deadline(deadline_ms))
+
+    return run
+
+
+async def test_the_best_detection_is_cropped_and_found(search) -> None:
+    response = await search(photo("green", "blue"), top_k=2)
+    assert response.subject.source == "detector"
+    assert response.subject.box == (20, 20, 80, 60)
+    assert response.hits[0].item_id == "green"
+    assert response.hits[0].similarity == pytest.approx(1, abs=1e-3)
+    assert response.hits[0].attributes == {"colour": "green"}
+    assert [a.label for a in response.attributes] == ["green"]
+    assert len(response.detections) == 2
+    assert response.subjects is None
+    assert response.index.count == 4
+
+
+async def test_every_subject_has_its_own_hits_and_the_nearest_is_on_top(search) -> None:
+    response = await search(photo("green", "blue"), subjects=3, top_k=1)
+    assert [s.hits[0].item_id for s in response.subjects] == ["green", "blue"]
+    assert response.hits[0].similarity == max(s.hits[0].similarity for s in response.subjects)
+
+
+async def test_a_client_box_needs_no_detector(search, models: ColourModels) -> None:
+    response = await search(photo("green", "blue"), box=(120, 20, 180, 60), top_k=1)
+    assert response.subject.source == "client"
+    assert response.hits[0].item_id == "blue"
+    assert "detect" not in models.calls
+
+
+async def test_a_box_outside_of_the_image_is_refused_with_the_image_size(search) -> None:
+    with pytest.raises(InvalidOption, match="200x80"):
+        await search(photo("green", "blue"), box=(500, 20, 600, 60))
+
+
+async def test_crop_none_searches_the_whole_image(search, models: ColourModels) -> None:
+    response = await search(png(Image.new("RGB", (30, 30), COLOURS["yellow"])), crop="none", top_k=1)
+    assert response.subject.source == "whole_image"
+    assert response.hits[0].item_id == "yellow"
+    assert "detect" not in models.calls
+
+
+async def test_nothing_detected_falls_back_to_the_whole_image(search) -> None:
+    response = await search(png(Image.new("RGB", (30, 30), "white")))
+    assert response.subject.source == "whole_image"
+    assert response.subject.box == (0, 0, 30, 30)
+    assert response.detections == []
+
+
+async def test_filters_and_the_similarity_floor_reach_the_index(search) -> None:
+    filtered = await search(photo("green"), filters={"colour": ["red", "blue"]})
+    assert {hit.item_id for hit in filtered.hits} == {"red", "blue"}
+    close = await search(photo("green"), min_similarity=0.99)
+    assert [hit.item_id for hit in close.hits] == ["green"]
+
+
+@pytest.mark.parametrize(("describe_from", "call"), [("features", "describe_features"), ("crop", "describe_crops")])
+async def test_metadata_comes_from_the_features_or_from_the_crop(search, models, describe_from, call) -> None:
+    response = await search(photo("red"), settings={"describe_from": describe_from})
+    assert call in models.calls
+    assert response.attributes[0].label == "red"
+
+
+async def test_attributes_are_left_out_when_not_asked_for(search, models: ColourModels) -> None:
+    response = await search(photo("red"), attributes=False)
+    assert response.attributes is None
+    assert response.degraded == []
+    assert "describe_features" not in models.calls
+
+
+async def test_failing_metadata_degrades_and_keeps_the_hits(search, models: ColourModels) -> None:
+    models.describe_error = ModelUnavailable("gone")
+    response = await search(photo("red"))
+    assert response.degraded == ["describe"]
+    assert response.attributes is None
+    assert response.hits[0].item_id == "red"
+
+
+async def test_slow_metadata_degrades_within_its_own_limit(search, models: ColourModels) -> None:
+    models.describe_s = 5
+    response = await search(photo("red"), settings={"describe_ms": 50})
+    assert response.degraded == ["describe"]
+    assert response.timings_ms["total"] < 2000
+
+
+async def test_a_slow_detector_ends_at_the_deadline_and_is_named(search, models: ColourModels) -> None:
+    models.detect_s = 5
+    with pytest.raises(DeadlineExceeded, match="'detect'"):
+        await search(photo("red"), deadline_ms=100)
+
+
+async def test_an_index_of_another_embedder_is_never_searched(search, models: ColourModels) -> None:
+    models.embedder.fingerprint = "d1" * 8
+    with pytest.raises(IndexMismatch, match=r"c0c0.*d1d1"):
+        await search(photo("red"))
+
+
+async def test_every_stage_is_timed(search) -> None:
+    timings = (await search(photo("red"))).timings_ms
+    assert set(timings) == {"decode", "detect", "crop", "embed", "describe", "lookup", "total"}
+    assert timings["total"] >= max(ms for stage, ms in timings.items() if stage != "total")
+
+
+def test_detections_below_the_line_are_not_searched() -> None:
+    detections = [Detection(box=(0, 0, 5, 5), score=s, label="x") for s in (0.6, 0.3, 0.1)]
+    subjects = select_subjects(detections, None, (10, 10), count=5, min_score=0.2)
+    assert [s.score for s in subjects] == [0.6, 0.3]

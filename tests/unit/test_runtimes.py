@@ -1,0 +1,66 @@
+"""Which runtime and device are chosen, and how a choice that cannot be met is refused."""
+
+from pathlib import Path
+
+import pytest
+
+from lookalike import runtimes
+from lookalike.config import ModelSettings
+from lookalike.errors import SetupError
+from lookalike.runtimes import available_cores, choose_device, choose_runtime, load_session
+
+
+@pytest.fixture
+def cuda(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    monkeypatch.setattr(runtimes, "_cuda_is_available", lambda: request.param)
+
+
+@pytest.mark.parametrize(
+    ("cuda", "runtime", "device", "expected"),
+    [
+        (False, "auto", "auto", ("onnx", "cpu")),
+        (True, "auto", "auto", ("torch", "cuda")),
+        (True, "auto", "cpu", ("onnx", "cpu")),
+        (True, "onnx", "auto", ("onnx", "cpu")),
+        (True, "torch", "auto", ("torch", "cuda")),
+        (False, "torch", "auto", ("torch", "cpu")),
+        (True, "auto", "cuda", ("torch", "cuda")),
+    ],
+    indirect=["cuda"],
+)
+def test_auto_takes_torch_on_cuda_and_onnx_on_cpu(
+    cuda: None, runtime: str, device: str, expected: tuple[str, str]
+) -> None:
+    settings = ModelSettings.load({"runtime": runtime, "device": device})
+    chosen = choose_device(settings)
+    assert (choose_runtime(settings, chosen), chosen) == expected
+
+
+@pytest.mark.parametrize("cuda", [False], indirect=True)
+def test_cuda_without_a_device_is_refused(cuda: None) -> None:
+    with pytest.raises(SetupError, match="no CUDA device"):
+        choose_device(ModelSettings(device="cuda"))
+
+
+@pytest.mark.parametrize("cuda", [True], indirect=True)
+def test_onnx_on_cuda_is_refused(cuda: None) -> None:
+    settings = ModelSettings(runtime="onnx", device="cuda")
+    with pytest.raises(SetupError, match="CPU only") as refused:
+        choose_runtime(settings, choose_device(settings))
+    assert refused.value.allowed == ["auto", "torch"]
+
+
+def test_a_runtime_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(runtimes._PACKAGES, "openvino", "lookalike_has_no_such_package")
+    with pytest.raises(SetupError, match="'openvino' is not installed") as refused:
+        choose_runtime(ModelSettings(runtime="openvino"), "cpu")
+    assert "onnx" in (refused.value.allowed or [])
+
+
+def test_at_least_one_core_is_available() -> None:
+    assert available_cores() >= 1
+
+
+def test_a_folder_without_a_model_is_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(SetupError, match=r"model\.json"):
+        load_session(tmp_path, ModelSettings(device="cpu"))

@@ -1,0 +1,1 @@
+"""What makes the models: pretrained weights, training, evaluation and export. Nothing here runs while serving."""
