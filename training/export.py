@@ -26,14 +26,16 @@ from lookalike.model_store import (
     BuiltModel,
     ModelEntry,
     fingerprint_of,
+    is_up_to_date,
     load_entries,
-    read_built_model,
     read_preprocess,
     sha256_of,
 )
 from lookalike.preprocessing import Preprocess
+from training.export_metadata import build_metadata
 
-EXPORTABLE = ("detector", "embedder")
+METADATA = "metadata_creator"
+EXPORTABLE = ("detector", "embedder", METADATA)  # metadata is assembled from the embedder: it comes after it
 _LABELS_FILE = "labels.txt"
 _SOURCES = ("efficientnet_lite.py", "networks.py", "picodet.py")
 
@@ -55,7 +57,12 @@ def build_models(
         if name not in EXPORTABLE or name not in entries:
             raise SetupError(f"model {name!r} is not built by export", allowed=EXPORTABLE)
     folders = []
-    for name in names:
+    for name in sorted(names, key=EXPORTABLE.index):
+        if name == METADATA:
+            built = build_metadata(name, entries[name], store_dir, models_dir)
+            _log.info("%s is %s", name, "built" if built else "up to date")
+            folders.append(models_dir / name)
+            continue
         preprocess = read_preprocess(store_dir / name)
         if input_px is not None:
             preprocess = preprocess.model_copy(update={"height_px": input_px, "width_px": input_px})
@@ -68,7 +75,7 @@ def _build_listed(
 ) -> Path:
     labels = _read_labels(store_dir / name / _LABELS_FILE)
     recipe = _recipe(entry, preprocess, labels)
-    if _is_up_to_date(model_dir, recipe):
+    if is_up_to_date(model_dir, recipe):
         _log.info("%s is up to date", name)
         return model_dir
     # torch and timm take seconds to import: only a build needs them, not the look whether there is one.
@@ -123,14 +130,6 @@ def _recipe(entry: ModelEntry, preprocess: Preprocess, labels: list[str]) -> str
     sources = [sha256_of(Path(__file__).parent / source) for source in _SOURCES]
     parts = [entry.model_dump_json(), preprocess.model_dump_json(), *labels, version("torch"), *sources]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
-
-
-def _is_up_to_date(model_dir: Path, recipe: str) -> bool:
-    if not (model_dir / MODEL_FILE).exists():
-        return False
-    built = read_built_model(model_dir)
-    files = [(model_dir / name, expected) for name, expected in built.files.items()]
-    return built.recipe == recipe and all(path.exists() and sha256_of(path) == expected for path, expected in files)
 
 
 def _read_labels(path: Path) -> list[str]:

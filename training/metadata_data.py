@@ -133,7 +133,8 @@ def class_numbers(rows: Iterable[Row], labels: dict[str, list[str]]) -> dict[str
     rows = list(rows)
     places = {name: {label: i for i, label in enumerate(listed)} for name, listed in labels.items()}
     return {
-        name: np.array([at.get(row.values[name], IGNORED) for row in rows], np.int64) for name, at in places.items()
+        name: np.array([at.get(row.values.get(name, ""), IGNORED) for row in rows], np.int64)
+        for name, at in places.items()
     }
 
 

@@ -66,7 +66,7 @@ def labelled(manifest: Path, rows: list[Row], images: ImageSet, source: FeatureS
     """Return the rows with their features, and name each image that cannot be read by its line."""
     features = extract(images, source, cache_dir)
     for row in rows:
-        if row.image in features.bad:
+        if row.image in features.bad and images.view == "plain":
             _log.warning("%s, line %d: image %r: %s", manifest, row.line, row.image, features.bad[row.image])
     return Labelled(rows, features.matrix)
 

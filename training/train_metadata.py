@@ -37,11 +37,11 @@ from lookalike.embedding import Embedder
 from lookalike.errors import LookalikeError, SetupError
 from training.metadata_config import TrainingConfig, load_config
 from training.metadata_data import class_numbers, label_lists, majority_mapping
-from training.metadata_features import FeatureSource
+from training.metadata_features import FeatureSource, View
 from training.metadata_gate import Gate, fit_gate
 from training.metadata_heads import Examples, HeadsNetwork, Recipe, best_temperature, train_heads
 from training.metadata_report import Figures, figures_table, measure, sure_threshold
-from training.metadata_sets import Catalogue, other_pictures, readable, user_photos
+from training.metadata_sets import Catalogue, Labelled, other_pictures, readable, user_photos
 
 Floats = NDArray[np.float32]
 Tensors = dict[str, Floats]
@@ -62,6 +62,7 @@ class Training:
         self._data = (config, data_dir, source, cache_dir)
         self.catalogue = Catalogue(*self._data)
         self.train, self.val = self.catalogue.split("train"), readable(self.catalogue.split("val"))
+        self.hires = self.catalogue.hires("train")
         self.labels = label_lists(self.train.rows, config.heads, config.min_count)
         for name, labels in self.labels.items():
             if len(labels) < 2:
@@ -75,22 +76,32 @@ class Training:
         return recipe, network
 
     def _heads(self, recipe: Recipe) -> tuple[HeadsNetwork, float]:
-        views = [self.catalogue.split("train", view).features for view in recipe.views]
-        seen = np.isfinite([view[:, 0] for view in views]).all(axis=0)
-        classes = class_numbers(self.train.where(seen).rows, self.labels)
-        power = self.config.feature_power
-        train = Examples.of([powered(view[seen], power) for view in views], classes)
-        val = Examples.of([powered(self.val.features, power)], class_numbers(self.val.rows, self.labels))
+        val = Examples.of([self._powered(self.val)], class_numbers(self.val.rows, self.labels))
         counts = {name: len(labels) for name, labels in self.labels.items()}
-        network, accuracy = train_heads(recipe, train, val, counts, self.config.seed)
+        network, accuracy = train_heads(recipe, self._examples(recipe), val, counts, self.config.seed)
         _log.info("recipe %s: mean accuracy of the heads on val %.2f %%", recipe.name, 100 * accuracy)
         return network, accuracy
+
+    def _examples(self, recipe: Recipe) -> Examples:
+        """Return the train split in the recipe's views; behind it the copies, which have but one view."""
+        views = [self._view(view) for view in recipe.views]
+        seen = np.isfinite([view.features[:, 0] for view in views]).all(axis=0)
+        copies = [self.hires] * recipe.hires_copies + [self.gate_photos] * recipe.user_photo_copies
+        rows = [row for part in (self.train.where(seen), *copies) for row in part.rows]
+        matrices = [np.concatenate([self._powered(part) for part in (view.where(seen), *copies)]) for view in views]
+        return Examples.of(matrices, class_numbers(rows, self.labels))
+
+    def _powered(self, part: Labelled) -> Floats:
+        return powered(part.features, self.config.feature_power)
+
+    def _view(self, view: View) -> Labelled:
+        return self.train if view == "plain" else self.catalogue.split("train", view)
 
     def gate(self, card: MetadataCard, tensors: Tensors) -> Gate:
         """Fit the gate: catalogue pictures and half of the user photos against pictures of anything else."""
         aim = self.config.gate
-        jittered = readable(self.catalogue.split("train", "jitter"))
-        known = [readable(self.train), jittered, self.catalogue.hires("train"), self.gate_photos]
+        jittered = readable(self._view("jitter"))
+        known = [readable(self.train), jittered, self.hires, self.gate_photos]
         other = other_pictures(*self._data, "train")
         seen = [standardised(tensors, card, part.features) for part in known]
         unseen = [standardised(tensors, card, part.features) for part in other.values()]
@@ -148,7 +159,7 @@ class Training:
 
     def figures(self, describer: Describer, with_test: bool) -> dict[str, dict[str, Figures]]:
         """Return the figures on val and, when asked for, on everything that is held out."""
-        sets = {"val": self.val}
+        sets = {"val": self.val, "val, higher resolution": self.catalogue.hires("val")}
         if with_test:
             sets["test"] = readable(self.catalogue.split("test"))
             sets["test, higher resolution"] = self.catalogue.hires("test")

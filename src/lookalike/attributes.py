@@ -95,8 +95,14 @@ def head_logits(tensors: Tensors, card: MetadataCard, features: Floats) -> Score
     """Return each head's logits `(n, labels)` for `features` `(n, feature_dim)`: hidden layers, then heads."""
     hidden = standardised(tensors, card, features)
     for layer in range(card.hidden_layers):
-        hidden = np.maximum(hidden @ tensors[f"hidden.{layer}.weight"].T + tensors[f"hidden.{layer}.bias"], 0)
-    return {c.name: hidden @ tensors[f"{c.name}.weight"].T + tensors[f"{c.name}.bias"] for c in card.heads}
+        hidden = np.maximum(_linear(tensors, f"hidden.{layer}", hidden), 0)
+    return {head.name: _linear(tensors, head.name, hidden) for head in card.heads}
+
+
+def _linear(tensors: Tensors, name: str, inputs: Floats) -> Floats:
+    # Not `@`: its threads spin while they wait for each other. On two busy cores one crop took 20 ms by `@`, 0.2 ms so.
+    outputs: Floats = np.einsum("nd,od->no", inputs, tensors[f"{name}.weight"])
+    return outputs + tensors[f"{name}.bias"]
 
 
 def softmax(logits: Floats) -> Floats:
@@ -109,7 +115,7 @@ def attribute_scores(card: MetadataCard, logits: Scores) -> Scores:
     """Return calibrated scores `(n, labels)` of all attributes; a mapped one sums its source's scores."""
     scores = {head.name: softmax(logits[head.name] / np.float32(head.temperature)) for head in card.heads}
     for mapped in (c for c in card.attributes if c.mapped_from is not None):
-        scores[mapped.name] = scores[str(mapped.mapped_from)] @ _membership(card, mapped)
+        scores[mapped.name] = np.einsum("ns,sm->nm", scores[str(mapped.mapped_from)], _membership(card, mapped))
     return scores
 
 
@@ -121,8 +127,8 @@ def _membership(card: MetadataCard, mapped: AttributeCard) -> Floats:
 
 def gate_scores(tensors: Tensors, card: MetadataCard, features: Floats) -> Floats:
     """Return `(n,)` float32 in [0, 1]: how much the features look like the goods that the heads were fitted on."""
-    logits = standardised(tensors, card, features) @ tensors["gate.weight"] + tensors["gate.bias"]
-    return np.asarray(1 / (1 + np.exp(-np.clip(logits, -60, 60))), dtype=np.float32).reshape(-1)
+    logits = np.einsum("nd,d->n", standardised(tensors, card, features), tensors["gate.weight"]) + tensors["gate.bias"]
+    return np.asarray(1 / (1 + np.exp(-np.clip(logits, -60, 60))), dtype=np.float32)
 
 
 def compose_name(rules: NameRules, attributes: list[Attribute]) -> str | None:
@@ -145,7 +151,7 @@ def _words(rules: NameRules, name: str, labels: dict[str, str]) -> str:
 
 
 class Describer:
-    """The metadata heads of one embedder: plain matrix products, microseconds a crop, safe to share between threads."""
+    """The metadata heads of one embedder: less than a millisecond a crop, safe to share between threads."""
 
     def __init__(self, card: MetadataCard, tensors: Tensors) -> None:
         """Take the heads' tensors as float32.

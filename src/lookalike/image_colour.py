@@ -42,8 +42,8 @@ def _to_eight_bits(image: Image.Image) -> Image.Image:
     values = np.array(image)
     if values.dtype.itemsize == 2:
         return Image.fromarray((values >> 8).astype(np.uint8))
-    values = values.astype(np.float64)
-    values[~np.isfinite(values)] = 0
+    # A damaged float may be no number at all, and casting a signalling NaN warns: both become black first.
+    values = np.where(np.isfinite(values), values, 0).astype(np.float64)
     low, high = float(values.min()), float(values.max())
     if low >= 0 and high <= 65535:
         low, high = 0.0, 1.0 if image.mode == "F" and high <= 1 else 255.0 if high <= 255 else 65535.0

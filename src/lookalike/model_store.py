@@ -120,6 +120,15 @@ def verified_file(model_dir: Path, name: str) -> Path:
     return model_dir / name
 
 
+def is_up_to_date(model_dir: Path, recipe: str) -> bool:
+    """Tell whether `model_dir` holds a whole, unaltered model that was built by `recipe`."""
+    if not (model_dir / MODEL_FILE).exists():
+        return False
+    built = read_built_model(model_dir)
+    files = [(model_dir / name, expected) for name, expected in built.files.items()]
+    return built.recipe == recipe and all(path.exists() and sha256_of(path) == expected for path, expected in files)
+
+
 def fingerprint_of(weights_sha256: str, preprocess: Preprocess, architecture: str) -> str:
     """Return the 16 hex digits that tell whether two models compute the same: weights, preprocessing, architecture."""
     # pydantic writes fields in the order of their definition and floats in their shortest form.

@@ -24,7 +24,9 @@ DEADLINE_HEADER = "x-lookalike-deadline-ms"
 PATH_HEADER = "x-lookalike-path"
 FINGERPRINT_HEADER = "x-lookalike-fingerprint"
 REQUEST_ID_HEADER = "x-request-id"
-_RESERVED_HEADERS = {DEADLINE_HEADER, PATH_HEADER, FINGERPRINT_HEADER}
+# In replies TorchServe overwrites `x-request-id` by an id of its own.
+REPLY_ID_HEADER = "x-lookalike-request-id"
+_RESERVED_HEADERS = {DEADLINE_HEADER, PATH_HEADER, FINGERPRINT_HEADER, REPLY_ID_HEADER}
 # Options that are structures: in a header or a multipart field they come as JSON text.
 _STRUCTURED = {"box", "filters"}
 
@@ -115,6 +117,8 @@ def images_in(row: Row, max_images: int) -> list[bytes]:
     """
     if row.json is not None:
         images = _json_images(row.json)
+    elif row.content_type == JSON_TYPE:
+        raise InvalidRequest("the body is not valid JSON", allowed='{"image": base64, ...}')
     elif row.fields:
         images = [value for name, value in row.fields.items() if name.startswith("image")]
     else:

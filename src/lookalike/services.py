@@ -120,12 +120,11 @@ class MetadataService(ModelService[list[Description]]):
 
     def read(self, row: Row) -> ModelInput:
         """Read crops and run the backbone on them, or read features `(n, feature_dim)` float32 as they are."""
-        options = wire.options_in(row, NoOptions)
         array = wire.array_in(row.body or b"") if row.content_type == wire.NPY_TYPE else None
         if array is not None and array.ndim == 2:
-            return ModelInput(self._features(array, row), [], options)
+            return ModelInput(self._features(array, row), [], wire.options_in(row, NoOptions))
         pixels, images = read_pixels(row, self._embedder.preprocess, self._settings)
-        return ModelInput(pixels, images, options)
+        return ModelInput(pixels, images, wire.options_in(row, NoOptions))
 
     def _features(self, array: NDArray[Any], row: Row) -> NDArray[np.float32]:
         wanted = (self._describer.card.feature_dim,)

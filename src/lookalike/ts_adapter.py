@@ -12,7 +12,7 @@ from typing import Any, Protocol, TypeVar
 from lookalike.config import ModelSettings, Settings
 from lookalike.errors import LookalikeError
 from lookalike.metrics import RequestMetrics
-from lookalike.rows import REQUEST_ID_HEADER, Reply, Row, error_reply
+from lookalike.rows import REPLY_ID_HEADER, REQUEST_ID_HEADER, Reply, Row, error_reply
 
 MAX_REQUEST_ID = 128
 
@@ -156,5 +156,5 @@ def write_reply(reply: Reply, request: Row, context: Any, i: int) -> None:
     if reply.status != 200:
         context.set_response_status(code=reply.status, phrase=http.HTTPStatus(reply.status).phrase, idx=i)
     context.set_response_content_type(i, reply.content_type)
-    for name, value in {REQUEST_ID_HEADER: request.request_id, **reply.headers}.items():
+    for name, value in {REPLY_ID_HEADER: request.request_id, **reply.headers}.items():
         context.set_response_header(i, name, value)

@@ -29,7 +29,7 @@ def test_a_corrupt_row_in_a_batch_of_eight_leaves_seven_200s(
     answers = load_handler(name).predict([good, good, good, truncated, good, good, good, good])
     assert [a.status for a in answers] == [200, 200, 200, 422, 200, 200, 200, 200]
     assert answers[3].json()["error"]["code"] == "corrupt_image"
-    assert len({a.body for i, a in enumerate(answers) if i != 3}) == 1
+    assert all("error" not in answer.json() for i, answer in enumerate(answers) if i != 3)
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -71,8 +71,8 @@ def test_the_card_names_the_fingerprint_and_an_unknown_path_is_refused(
 
 def test_a_client_request_id_comes_back_unless_it_could_break_a_line(load_handler: Callable[..., Any]) -> None:
     handler = load_handler("detector")
-    assert handler.post(golden_image(), X_Request_Id="trace-7").headers["x-request-id"] == "trace-7"
-    assert handler.post(golden_image(), X_Request_Id="a\nb").headers["x-request-id"] == "request-0"
+    assert handler.post(golden_image(), X_Request_Id="trace-7").headers["x-lookalike-request-id"] == "trace-7"
+    assert handler.post(golden_image(), X_Request_Id="a\nb").headers["x-lookalike-request-id"] == "request-0"
 
 
 def test_detections_come_in_pixels_of_the_image_that_was_sent(load_handler: Callable[..., Any]) -> None:

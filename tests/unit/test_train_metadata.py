@@ -291,11 +291,23 @@ def small_data(folder: Path) -> Path:
     return folder
 
 
+SMALL_RUN = Recipe(
+    name="small",
+    views=["plain", "flip"],
+    hires_copies=1,
+    user_photo_copies=1,
+    hidden=[16],
+    epochs=60,
+    batch=16,
+    learning_rate=0.02,
+)
+
+
 @pytest.fixture(scope="module")
 def whole_run(tmp_path_factory: pytest.TempPathFactory) -> Namespace:
     """Train on the small data folder and write the model."""
     folder = tmp_path_factory.mktemp("metadata")
-    recipe = Recipe(name="small", views=["plain", "flip"], hidden=[16], epochs=60, batch=16, learning_rate=0.02)
+    recipe = SMALL_RUN
     config = load_config(CONFIG).model_copy(update={"recipes": [recipe]})
     gate = config.gate.model_copy(update={"strength": 10.0})
     rules = config.product_display_name.model_copy(update={"words": {"articleType": {"Dresses": "Dress"}}})

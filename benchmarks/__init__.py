@@ -1,0 +1,1 @@
+"""Measurements that guard the speed; each file says how it is run."""

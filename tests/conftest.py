@@ -1,0 +1,8 @@
+"""What all tests share: generated cases are the same in every CI run, and new ones on a developer's machine."""
+
+import os
+
+from hypothesis import settings
+
+settings.register_profile("ci", derandomize=True)
+settings.load_profile("ci" if os.environ.get("CI") else "default")
