@@ -5,6 +5,7 @@ SHELL := /bin/bash
 
 PYTHON ?= python3
 VENV   := .venv
+UV     := 0.13.9
 BIN    := $(VENV)/bin
 STAMPS := /usr/share/tuxpaint/stamps
 # Any folder of images; the default is a real sample catalogue from Debian.
@@ -23,14 +24,13 @@ setup: $(VENV)/.ready ## Install Java, the Python environment and Lookalike itse
 $(VENV)/.ready: pyproject.toml requirements/dev.lock
 	@command -v java >/dev/null && $(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
 	  echo "setup: installing Java and Python's venv module by apt-get"; \
-	  $(ROOT_RUN) apt-get update -qq; \
-	  $(ROOT_RUN) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends openjdk-17-jre-headless python3-venv; }
+	  $(ROOT_RUN) apt-get update -qq >/dev/null; \
+	  $(ROOT_RUN) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends openjdk-17-jre-headless python3-venv >/dev/null; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==0.13.9
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV)
 	@echo "setup: installing the locked Python packages"
-	@$(BIN)/uv pip sync --quiet --python $(BIN)/python --require-hashes requirements/dev.lock
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes --requirement requirements/dev.lock
 	@if [ $(FAISS) = gpu ]; then $(BIN)/uv pip uninstall --quiet faiss-cpu; $(BIN)/uv pip install --quiet 'faiss-gpu>=1.11'; fi
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==0.13.9
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
 	@touch $@
 
@@ -43,8 +43,8 @@ archives: models ## Pack a TorchServe archive (.mar) for each model
 catalogue: # The sample catalogue, unless IMAGES names a folder
 	@if [ "$(IMAGES)" = "$(STAMPS)" ] && [ ! -d $(STAMPS) ]; then \
 	  echo "catalogue: installing the sample catalogue (Debian's tuxpaint-stamps-default)"; \
-	  $(ROOT_RUN) apt-get update -qq; \
-	  $(ROOT_RUN) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends tuxpaint-stamps-default; fi
+	  $(ROOT_RUN) apt-get update -qq >/dev/null; \
+	  $(ROOT_RUN) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends tuxpaint-stamps-default >/dev/null; fi
 
 index: models catalogue ## Index a folder of images (IMAGES=dir)
 	@$(BIN)/lookalike index build "$(IMAGES)"

@@ -21,9 +21,7 @@ def npy(array: np.ndarray) -> bytes:
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_a_corrupt_row_in_a_batch_of_eight_leaves_seven_200s(
-    load_handler: Callable[..., Any], name: str
-) -> None:
+def test_a_corrupt_row_in_a_batch_of_eight_leaves_seven_200s(load_handler: Callable[..., Any], name: str) -> None:
     good = ({"body": bytearray(golden_image())}, {})
     truncated = ({"body": bytearray(golden_image()[:900])}, {})
     answers = load_handler(name).predict([good, good, good, truncated, good, good, good, good])
