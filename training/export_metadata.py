@@ -36,9 +36,12 @@ def build_metadata(name: str, entry: ModelEntry, store_dir: Path, models_dir: Pa
     backbone_dir, heads_dir = models_dir / "embedder", store_dir / name
     backbone = read_built_model(backbone_dir)
     recipe = _recipe(entry, backbone, heads_dir)
-    if is_up_to_date(models_dir / name, recipe):
+    if is_up_to_date(models_dir / name, recipe) and (backbone_dir / CARD_FILE).exists():
         return False
     _check_parts(name, entry, backbone, heads_dir)
+    # The embedder carries the heads too: it then describes a crop in the forward pass that embeds it.
+    for file in (HEADS_FILE, CARD_FILE):
+        shutil.copyfile(heads_dir / file, backbone_dir / file)
     with tempfile.TemporaryDirectory(dir=models_dir, prefix=f".{name}-") as scratch:
         folder = Path(scratch) / name
         folder.mkdir(mode=0o755)

@@ -32,6 +32,13 @@ class AttributeAim(BaseModel, extra="forbid", frozen=True):
     mapped_from: str | None = None
 
 
+class Copies(BaseModel, extra="forbid", frozen=True):
+    """How often each picture of the small sets is shown beside the train split."""
+
+    hires: Annotated[int, Field(ge=0)]
+    user_photos: Annotated[int, Field(ge=0)]  # of those that are not held out
+
+
 class GateAim(BaseModel, extra="forbid", frozen=True):
     """What the gate is fitted on and how much it lets pass."""
 
@@ -50,6 +57,7 @@ class TrainingConfig(BaseModel, extra="forbid", frozen=True):
     feature_power: Annotated[float, Field(gt=0, le=1)] = 1.0
     min_count: Annotated[int, Field(ge=1)]
     least_score: Annotated[float, Field(ge=0, le=1)]
+    copies: Copies
     attributes: Annotated[list[AttributeAim], Field(min_length=1)]
     recipes: Annotated[list[Recipe], Field(min_length=1)]
     gate: GateAim

@@ -24,8 +24,6 @@ class Recipe(BaseModel, extra="forbid", frozen=True):
 
     name: str
     views: Annotated[list[View], Field(min_length=1)]
-    hires_copies: Annotated[int, Field(ge=0)] = 0  # of each product that also exists in a higher resolution
-    user_photo_copies: Annotated[int, Field(ge=0)] = 0  # of each user photo that is not held out
     hidden: list[int] = []
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     mixup: Annotated[float, Field(ge=0)] = 0.0  # alpha of the Beta distribution; 0: none. Zhang et al. 2018

@@ -79,7 +79,7 @@ def readable(given: Labelled) -> Labelled:
 def user_photos(
     config: TrainingConfig, data_dir: Path, source: FeatureSource, cache_dir: Path
 ) -> tuple[Labelled, Labelled]:
-    """Return the photos from private senders in two halves without a common sender: for the gate, and held out."""
+    """Return the photos from private senders in two halves without a common sender: to fit on, and held out."""
     manifest = data_dir / config.data.user_photos
     rows = read_rows(manifest, "image", [*config.data.user_columns, "sender_id"])
     images = ImageSet("userphotos", ZipImages(data_dir / config.data.user_images), [row.image for row in rows])

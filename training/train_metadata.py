@@ -67,7 +67,7 @@ class Training:
         for name, labels in self.labels.items():
             if len(labels) < 2:
                 raise SetupError(f"{name}: {len(labels)} labels have {config.min_count} train rows; a head needs two")
-        self.gate_photos, self.held_out_photos = user_photos(*self._data)
+        self.own_photos, self.held_out_photos = user_photos(*self._data)
 
     def best_heads(self) -> tuple[Recipe, HeadsNetwork]:
         """Return the recipe, and the network it gave, with the best mean accuracy on val."""
@@ -86,7 +86,7 @@ class Training:
         """Return the train split in the recipe's views; behind it the copies, which have but one view."""
         views = [self._view(view) for view in recipe.views]
         seen = np.isfinite([view.features[:, 0] for view in views]).all(axis=0)
-        copies = [self.hires] * recipe.hires_copies + [self.gate_photos] * recipe.user_photo_copies
+        copies = [self.hires] * self.config.copies.hires + [self.own_photos] * self.config.copies.user_photos
         rows = [row for part in (self.train.where(seen), *copies) for row in part.rows]
         matrices = [np.concatenate([self._powered(part) for part in (view.where(seen), *copies)]) for view in views]
         return Examples.of(matrices, class_numbers(rows, self.labels))
@@ -101,7 +101,7 @@ class Training:
         """Fit the gate: catalogue pictures and half of the user photos against pictures of anything else."""
         aim = self.config.gate
         jittered = readable(self._view("jitter"))
-        known = [readable(self.train), jittered, self.hires, self.gate_photos]
+        known = [readable(self.train), jittered, self.hires, self.own_photos]
         other = other_pictures(*self._data, "train")
         seen = [standardised(tensors, card, part.features) for part in known]
         unseen = [standardised(tensors, card, part.features) for part in other.values()]

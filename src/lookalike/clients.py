@@ -28,11 +28,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class EmbeddedCrops:
-    """Embeddings `(n, dim)` and features `(n, feature_dim)`, float32, and their embedder's fingerprint."""
+    """Embeddings `(n, dim)` float32, their embedder's fingerprint, and descriptions where it made them as well."""
 
     embeddings: NDArray[np.float32]
-    features: NDArray[np.float32]
     fingerprint: str
+    descriptions: list[Description] | None = None
 
 
 class ModelClient(Protocol):
@@ -41,11 +41,8 @@ class ModelClient(Protocol):
     async def detect(self, image: Image.Image, deadline: Deadline) -> list[Detection]:
         """Return the detections in `image`, best first."""
 
-    async def embed(self, crops: Sequence[Image.Image], deadline: Deadline) -> EmbeddedCrops:
-        """Return one embedding a crop, in order."""
-
-    async def describe_features(self, embedded: EmbeddedCrops, deadline: Deadline) -> list[Description]:
-        """Return one description a crop, from the features of the embedder's forward pass."""
+    async def embed(self, crops: Sequence[Image.Image], deadline: Deadline, describe: bool = False) -> EmbeddedCrops:
+        """Return one embedding a crop, in order; with `describe`, descriptions from the same forward pass if it can."""
 
     async def describe_crops(self, crops: Sequence[Image.Image], deadline: Deadline) -> list[Description]:
         """Return one description a crop, by the metadata model's own forward pass."""
@@ -77,19 +74,16 @@ class LocalModelClient:
         (detections,) = await self._run(self._detector.detect, pixels, [image.size], self._min_score)
         return list(detections)
 
-    async def embed(self, crops: Sequence[Image.Image], deadline: Deadline) -> EmbeddedCrops:
-        """Return one embedding a crop, in order."""
+    async def embed(self, crops: Sequence[Image.Image], deadline: Deadline, describe: bool = False) -> EmbeddedCrops:
+        """Return one embedding a crop, in order, and with `describe` its description."""
         pixels = await self._run(fit_all, self._embedder.preprocess, crops)
         embedded = await self._run(self._embedder.embed, pixels)
-        return EmbeddedCrops(embedded.embeddings, embedded.features, self._embedder.fingerprint)
-
-    async def describe_features(self, embedded: EmbeddedCrops, deadline: Deadline) -> list[Description]:
-        """Return one description a crop, from the features of the embedder's forward pass."""
-        return self._describer.describe(embedded.features)
+        descriptions = self._describer.describe(embedded.features) if describe else None
+        return EmbeddedCrops(embedded.embeddings, self._embedder.fingerprint, descriptions)
 
     async def describe_crops(self, crops: Sequence[Image.Image], deadline: Deadline) -> list[Description]:
         """Return one description a crop, by one more forward pass."""
-        return self._describer.describe((await self.embed(crops, deadline)).features)
+        return (await self.embed(crops, deadline, describe=True)).descriptions or []
 
 
 class ModelEndpoint:
@@ -112,10 +106,8 @@ class ModelEndpoint:
 
     async def call(self, pixels: NDArray[Any], deadline: Deadline, **headers: str) -> tuple[bytes, str]:
         """Send an array; return the reply's body and the fingerprint of the model that made it."""
-        buffer = io.BytesIO()
-        np.save(buffer, pixels, allow_pickle=False)
         sent = {"content-type": wire.NPY_TYPE, **{name.replace("_", "-"): value for name, value in headers.items()}}
-        body, fingerprint = await self._send("POST", buffer.getvalue(), sent, deadline)
+        body, fingerprint = await self._send("POST", wire.npy_bytes(pixels), sent, deadline)
         if self._info is not None and fingerprint and fingerprint != self._info.fingerprint:
             self._info = None  # another model is served now: its input size may differ as well
         return body, fingerprint
@@ -179,22 +171,20 @@ class HttpModelClient:
         boxes = preprocess.unfit_boxes(np.array([d.box for d in detections], np.float32).reshape(-1, 4), image.size)
         return [d.model_copy(update={"box": tuple(box)}) for d, box in zip(detections, boxes.tolist(), strict=True)]
 
-    async def embed(self, crops: Sequence[Image.Image], deadline: Deadline) -> EmbeddedCrops:
-        """Return one embedding a crop, in order."""
+    async def embed(self, crops: Sequence[Image.Image], deadline: Deadline, describe: bool = False) -> EmbeddedCrops:
+        """Return one embedding a crop, in order; descriptions come along where the embedder carries the heads."""
         pixels = await self._fitted(self.embedder, crops, deadline)
-        body, fingerprint = await self.embedder.call(pixels, deadline, accept=wire.NPZ_TYPE)
+        asked = {"accept": wire.NPZ_TYPE, "x_lookalike_describe": str(describe).lower()}
+        body, fingerprint = await self.embedder.call(pixels, deadline, **asked)
         try:
             arrays = np.load(io.BytesIO(body), allow_pickle=False)
-            return EmbeddedCrops(arrays["embeddings"], arrays["features"], fingerprint)
+            embeddings, described = arrays["embeddings"], arrays.get("descriptions")
         except (ValueError, KeyError, OSError) as error:
-            raise ModelFailed(f"embed: the reply is no .npz with embeddings and features: {error}") from error
-
-    async def describe_features(self, embedded: EmbeddedCrops, deadline: Deadline) -> list[Description]:
-        """Return one description a crop, from the features of the embedder's forward pass."""
-        body, _ = await self.metadata.call(
-            embedded.features, deadline, **{wire.FINGERPRINT_HEADER: embedded.fingerprint}
-        )
-        return _parsed(MetadataResponse, body, "describe").descriptions
+            raise ModelFailed(f"embed: the reply is no .npz with embeddings: {error}") from error
+        if described is None:
+            return EmbeddedCrops(embeddings, fingerprint)
+        descriptions = _parsed(MetadataResponse, described.tobytes(), "embed").descriptions
+        return EmbeddedCrops(embeddings, fingerprint, descriptions)
 
     async def describe_crops(self, crops: Sequence[Image.Image], deadline: Deadline) -> list[Description]:
         """Return one description a crop, by the metadata model's own forward pass."""

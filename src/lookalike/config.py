@@ -75,7 +75,7 @@ class RouterSettings(Settings):
     embed_ms: Annotated[float, Field(gt=0)] = 2000
     describe_ms: Annotated[float, Field(gt=0)] = 1000
     lookup_ms: Annotated[float, Field(gt=0)] = 1000
-    describe_from: Literal["features", "crop"] = "features"
+    describe_from: Literal["embedder", "crop"] = "embedder"
     min_detection_score: Annotated[float, Field(ge=0, le=1)] = 0.15
     max_connections: Annotated[int, Field(ge=1)] = 64
     threads: Annotated[int, Field(ge=1)] = 4  # for decoding and look-ups, which release the GIL

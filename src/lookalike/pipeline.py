@@ -94,8 +94,8 @@ class SearchPipeline:
         deadline: Deadline,
         timer: StageTimer,
     ) -> tuple[list[Description] | None, list[list[Hit]]]:
-        """Embed; describe and look up side by side, as neither needs the other."""
-        embedding = asyncio.create_task(self._embed(crops, deadline, timer))
+        """Embed; look up. The descriptions come with the embeddings, or from the metadata model side by side."""
+        embedding = asyncio.create_task(self._embed(request, crops, deadline, timer))
         describing = asyncio.create_task(self._describe(request, crops, embedding, deadline, timer))
         try:
             embedded = await embedding
@@ -104,9 +104,13 @@ class SearchPipeline:
         finally:
             describing.cancel()
 
-    async def _embed(self, crops: list[Image.Image], deadline: Deadline, timer: StageTimer) -> EmbeddedCrops:
+    async def _embed(
+        self, request: SearchRequest, crops: list[Image.Image], deadline: Deadline, timer: StageTimer
+    ) -> EmbeddedCrops:
+        describe = request.attributes and self._settings.describe_from == "embedder"
         with timer.stage("embed"):
-            return await deadline.bound("embed", self._models.embed(crops, deadline), self._settings.embed_ms)
+            work = self._models.embed(crops, deadline, describe)
+            return await deadline.bound("embed", work, self._settings.embed_ms)
 
     async def _describe(
         self,
@@ -120,11 +124,12 @@ class SearchPipeline:
         if not request.attributes:
             return None
         try:
-            if self._settings.describe_from == "crop":
-                work = self._models.describe_crops(crops, deadline)
-            else:
-                work = self._models.describe_features(await asyncio.shield(embedding), deadline)
+            if self._settings.describe_from == "embedder":
+                descriptions = (await asyncio.shield(embedding)).descriptions
+                if descriptions is not None:
+                    return descriptions
             with timer.stage("describe"):
+                work = self._models.describe_crops(crops, deadline)
                 return await deadline.bound("describe", work, self._settings.describe_ms)
         except ServiceError:
             return None

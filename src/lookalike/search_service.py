@@ -8,6 +8,8 @@ from collections.abc import Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
+import uvloop
+
 from lookalike import rows as wire
 from lookalike.batching import golden_image
 from lookalike.clients import HttpModelClient, ModelEndpoint
@@ -27,7 +29,7 @@ class LoopThread:
     """An event loop that lives as long as the worker: connections stay pooled between batches."""
 
     def __init__(self) -> None:
-        self._loop = asyncio.new_event_loop()
+        self._loop = uvloop.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="search-loop", daemon=True)
         self._thread.start()
 

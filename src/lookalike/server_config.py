@@ -164,12 +164,12 @@ def java_command(models: Mapping[str, Path], addresses: Addresses, files: Server
     home = _torchserve_home()
     return [
         _java(),
-        # One collector thread and the quick compiler: the JVM only moves bytes between sockets.
-        "-Xms64m",
+        # One collector thread, and a young generation that holds the bodies of many requests between two collections.
+        "-Xms256m",
+        "-Xmn160m",
         f"-Xmx{heap_mb}m",
         f"-XX:MaxDirectMemorySize={heap_mb}m",
         "-XX:+UseSerialGC",
-        "-XX:TieredStopAtLevel=1",
         # A JVM that lost a thread to this answers no more, but looks alive.
         "-XX:+ExitOnOutOfMemoryError",
         f"-Djava.io.tmpdir={addresses.run_dir}",

@@ -8,12 +8,12 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from lookalike import rows as wire
-from lookalike.attributes import Describer
+from lookalike.attributes import CARD_FILE, Describer
 from lookalike.batching import ModelInput, ModelService, read_info, read_pixels, shares_of, whole_batch
 from lookalike.config import ModelSettings
 from lookalike.detection import Detector
 from lookalike.embedding import Embedder
-from lookalike.errors import InvalidOption, InvalidRequest, ModelFailed
+from lookalike.errors import InvalidOption, InvalidRequest, ModelFailed, SetupError
 from lookalike.rows import Reply, Row
 from lookalike.schemas import (
     Description,
@@ -78,16 +78,27 @@ class DetectorService(ModelService[list[Detection]]):
         return wire.json_reply(response, headers={wire.FINGERPRINT_HEADER: self.info.fingerprint})
 
 
-class EmbedderService(ModelService[dict[str, NDArray[np.float32]]]):
-    """Embeddings of one or many crops (`POST /predictions/embedder`), as JSON, .npy or .npz with the features."""
+class EmbedderOptions(Wire):
+    """What a client of the embedder may ask for; `describe` adds `descriptions` to an .npz reply."""
 
-    def __init__(self, embedder: Embedder, info: ModelInfo, settings: ModelSettings) -> None:
-        self._embedder, self.info, self._settings = embedder, info, settings
+    describe: bool = False
+
+
+class EmbedderService(ModelService[dict[str, NDArray[np.float32]]]):
+    """Embeddings of one or many crops (`POST /predictions/embedder`), as JSON, .npy or .npz with the features.
+
+    With the metadata heads of its own features beside it, it describes crops from the same forward pass.
+    """
+
+    def __init__(
+        self, embedder: Embedder, info: ModelInfo, settings: ModelSettings, describer: Describer | None = None
+    ) -> None:
+        self._embedder, self.info, self._settings, self._describer = embedder, info, settings, describer
 
     def read(self, row: Row) -> ModelInput:
         """Read one or many crops."""
         pixels, images = read_pixels(row, self._embedder.preprocess, self._settings)
-        return ModelInput(pixels, images, wire.options_in(row, NoOptions))
+        return ModelInput(pixels, images, wire.options_in(row, EmbedderOptions))
 
     def run(self, inputs: list[ModelInput]) -> list[dict[str, NDArray[np.float32]]]:
         """Embed the whole batch."""
@@ -101,7 +112,7 @@ class EmbedderService(ModelService[dict[str, NDArray[np.float32]]]):
         """Reply in the form that the client accepts."""
         headers = {wire.FINGERPRINT_HEADER: self.info.fingerprint}
         if row.accepts(wire.NPZ_TYPE):
-            return wire.arrays_reply(result, headers)
+            return wire.arrays_reply({**result, **self._descriptions(given, result)}, headers)
         if row.accepts(wire.NPY_TYPE):
             return wire.array_reply(result["embeddings"], headers)
         embeddings = result["embeddings"]
@@ -109,6 +120,14 @@ class EmbedderService(ModelService[dict[str, NDArray[np.float32]]]):
             embeddings=embeddings.tolist(), dim=embeddings.shape[1], fingerprint=self.info.fingerprint
         )
         return wire.json_reply(response, headers=headers)
+
+    def _descriptions(self, given: ModelInput, result: dict[str, NDArray[np.float32]]) -> dict[str, NDArray[np.uint8]]:
+        """Return the descriptions as JSON in a uint8 array, when they are asked for and can be made."""
+        options = given.options
+        if self._describer is None or not (isinstance(options, EmbedderOptions) and options.describe):
+            return {}
+        response = MetadataResponse(descriptions=self._describer.describe(result["features"]))
+        return {"descriptions": np.frombuffer(response.model_dump_json().encode(), np.uint8)}
 
 
 class MetadataService(ModelService[list[Description]]):
@@ -165,22 +184,30 @@ def load_detector(model_dir: Path, settings: ModelSettings) -> DetectorService:
     Raises:
         SetupError: naming the file that is missing or wrong.
     """
-    return _warm(DetectorService(Detector.load(model_dir, settings), read_info(model_dir), settings))
+    return warmed(DetectorService(Detector.load(model_dir, settings), read_info(model_dir), settings))
 
 
 def load_embedder(model_dir: Path, settings: ModelSettings) -> EmbedderService:
-    """Load the embedder; as `load_detector`."""
-    return _warm(EmbedderService(Embedder.load(model_dir, settings), read_info(model_dir), settings))
+    """Load the embedder, and the metadata heads where its archive carries some; as `load_detector`."""
+    embedder, info = Embedder.load(model_dir, settings), read_info(model_dir)
+    describer = Describer.load(model_dir, settings) if (model_dir / CARD_FILE).exists() else None
+    if describer is not None and describer.feature_fingerprint != info.fingerprint:
+        raise SetupError(f"the heads in {model_dir} were fitted on embedder {describer.feature_fingerprint}")
+    return warmed(EmbedderService(embedder, info, settings, describer))
 
 
 def load_metadata(model_dir: Path, settings: ModelSettings) -> MetadataService:
     """Load the metadata classifiers and the backbone that they share with the embedder; as `load_detector`."""
     embedder, describer = Embedder.load(model_dir, settings), Describer.load(model_dir, settings)
-    return _warm(MetadataService(embedder, describer, read_info(model_dir), settings))
+    return warmed(MetadataService(embedder, describer, read_info(model_dir), settings))
 
 
-def _warm(service: S) -> S:
-    """The first run of a graph allocates its buffers: a client should not wait for that."""
+def warmed(service: S) -> S:
+    """Return `service` after a first run: it allocates the graph's buffers, and a client should not wait for that.
+
+    Raises:
+        ModelFailed: when the model fails on the golden image.
+    """
     reply = service.health()
     if reply.status != 200:
         raise ModelFailed(f"model {service.info.name} fails on the golden image: {reply.body.decode()}")

@@ -6,6 +6,7 @@ import logging
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -83,6 +84,8 @@ class Adapter:
         self._service = service
         self._endpoint = str(context.model_name or "")
         self._metrics = RequestMetrics(context.metrics)
+        # Metrics and log lines are written behind the reply: no client waits for them.
+        self._reports = ThreadPoolExecutor(1, thread_name_prefix="report")
 
     def answer(self, rows: Sequence[Mapping[str, Any]], context: Any) -> list[bytes]:
         """Rows in, per-row statuses and bodies out; nothing is ever raised.
@@ -95,7 +98,7 @@ class Adapter:
         total_ms = (time.perf_counter() - start_s) * 1000
         for i, (request, reply) in enumerate(zip(requests, replies, strict=True)):
             write_reply(reply, request, context, i)
-            self._report(reply, request, total_ms)
+            self._reports.submit(self._report, reply, request, total_ms)
         return [reply.body for reply in replies]
 
     def _respond(self, requests: list[Row]) -> list[Reply]:

@@ -2,19 +2,24 @@
 
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
 from lookalike.attributes import CARD_FILE, HEADS_FILE, Describer, MetadataCard, NameRules, compose_name
-from lookalike.config import ModelSettings
+from lookalike.config import ImageLimits, ModelSettings
+from lookalike.embedding import Embedder
 from lookalike.errors import InvalidRequest, SetupError
-from lookalike.schemas import Attribute
+from lookalike.images import decode_image
+from lookalike.schemas import Attribute, Description
 
 STORED = Path(__file__).parents[2] / "model_store" / "metadata_creator"
+BUILT = STORED.parents[1] / "var" / "models" / "embedder"
 ORDER = ["gender", "masterCategory", "subCategory", "articleType", "baseColour", "season", "usage"]
 RULES = {
     "noun": "articleType",
@@ -255,3 +260,35 @@ def test_the_stored_heads_are_sure_of_nothing_where_there_is_nothing() -> None:
     heads = Describer.load(STORED, ModelSettings())
     (description,) = heads.describe(np.zeros((1, heads.card.feature_dim), np.float32))
     assert not any(a.sure for a in description.attributes)
+
+
+def described(folder: str, images: list[str]) -> list[Description]:
+    """Describe real photos by the stored heads and the built embedder."""
+    data = Path(os.environ.get("LOOKALIKE_DATA", STORED.parents[2] / "shared/data"))
+    if not (data / folder).exists():
+        pytest.skip(f"no photos under {data / folder}: set LOOKALIKE_DATA to the folder of the evaluation data")
+    if not (BUILT / "model.json").exists():
+        pytest.skip("var/models/embedder is not built: python -m training.export --models embedder")
+    embedder, heads = Embedder.load(BUILT, ModelSettings(threads=1)), Describer.load(STORED, ModelSettings())
+    heads.check_embedder(embedder.fingerprint)
+    photos = [decode_image(read_photo(data / folder, name), ImageLimits()).pixels for name in images]
+    return heads.describe(embedder.embed(np.stack([embedder.preprocess.fit(p) for p in photos])).features)
+
+
+def read_photo(place: Path, name: str) -> bytes:
+    if place.suffix != ".zip":
+        return (place / name).read_bytes()
+    with ZipFile(place) as archive:
+        return archive.read(name)
+
+
+def test_real_products_of_the_test_split_get_their_names() -> None:
+    names = [d.product_display_name for d in described("metadata/images.zip", ["6686.jpg", "4625.jpg", "2385.jpg"])]
+    assert [name and name.split()[-1] for name in names] == ["T-Shirt", "Shoes", "Shoes"]
+
+
+def test_real_photos_of_other_things_get_no_name() -> None:
+    others = ["Leopards/image_0001.jpg", "elephant/image_0001.jpg", "pizza/image_0001.jpg"]
+    descriptions = described("retrieval/caltech101", others)
+    assert [d.product_display_name for d in descriptions] == [None] * 3
+    assert not any(a.sure for d in descriptions for a in d.attributes)

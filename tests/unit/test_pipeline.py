@@ -44,6 +44,7 @@ class ColourModels:
         self.embedder = MeanColour()
         self.detect_s = self.describe_s = 0.0
         self.describe_error: Exception | None = None
+        self.embedder_describes = True
         self.calls: list[str] = []
 
     async def detect(self, image: Image.Image, deadline: Deadline) -> list[Detection]:
@@ -58,28 +59,26 @@ class ColourModels:
             for i, (x1, x2) in enumerate(spans)
         ]
 
-    async def embed(self, crops: Sequence[Image.Image], deadline: Deadline) -> EmbeddedCrops:
-        self.calls.append("embed")
+    async def embed(self, crops: Sequence[Image.Image], deadline: Deadline, describe: bool = False) -> EmbeddedCrops:
+        self.calls.append("embed and describe" if describe else "embed")
         embeddings = self.embedder.embed(np.stack([self.embedder.prepare(crop) for crop in crops]))
-        return EmbeddedCrops(embeddings, embeddings, self.embedder.fingerprint)
-
-    async def describe_features(self, embedded: EmbeddedCrops, deadline: Deadline) -> list[Description]:
-        self.calls.append("describe_features")
-        return await self._describe(embedded)
+        descriptions = described(embeddings) if describe and self.embedder_describes else None
+        return EmbeddedCrops(embeddings, self.embedder.fingerprint, descriptions)
 
     async def describe_crops(self, crops: Sequence[Image.Image], deadline: Deadline) -> list[Description]:
         self.calls.append("describe_crops")
-        return await self._describe(await self.embed(crops, deadline))
-
-    async def _describe(self, embedded: EmbeddedCrops) -> list[Description]:
         await asyncio.sleep(self.describe_s)
         if self.describe_error is not None:
             raise self.describe_error
-        names = ["red", "green", "blue"]
-        return [
-            Description(attributes=[Attribute(name="channel", label=names[int(row.argmax())], score=1, sure=True)])
-            for row in embedded.features
-        ]
+        return described((await self.embed(crops, deadline)).embeddings)
+
+
+def described(embeddings: NDArray[np.float32]) -> list[Description]:
+    names = ["red", "green", "blue"]
+    return [
+        Description(attributes=[Attribute(name="channel", label=names[int(row.argmax())], score=1, sure=True)])
+        for row in embeddings
+    ]
 
 
 def png(image: Image.Image) -> bytes:
@@ -181,10 +180,20 @@ async def test_filters_and_the_similarity_floor_reach_the_index(search) -> None:
     assert [hit.item_id for hit in close.hits] == ["green"]
 
 
-@pytest.mark.parametrize(("describe_from", "call"), [("features", "describe_features"), ("crop", "describe_crops")])
-async def test_metadata_comes_from_the_features_or_from_the_crop(search, models, describe_from, call) -> None:
+@pytest.mark.parametrize(
+    ("describe_from", "embedder_describes", "calls"),
+    [
+        ("embedder", True, ["detect", "embed and describe"]),
+        ("embedder", False, ["detect", "embed and describe", "describe_crops", "embed"]),
+        ("crop", True, ["detect", "embed", "describe_crops", "embed"]),
+    ],
+)
+async def test_metadata_comes_with_the_embedding_or_from_its_own_model(
+    search, models: ColourModels, describe_from: str, embedder_describes: bool, calls: list[str]
+) -> None:
+    models.embedder_describes = embedder_describes
     response = await search(photo("red"), settings={"describe_from": describe_from})
-    assert call in models.calls
+    assert models.calls == calls
     assert response.attributes[0].label == "red"
 
 
@@ -192,12 +201,12 @@ async def test_attributes_are_left_out_when_not_asked_for(search, models: Colour
     response = await search(photo("red"), attributes=False)
     assert response.attributes is None
     assert response.degraded == []
-    assert "describe_features" not in models.calls
+    assert models.calls == ["detect", "embed"]
 
 
 async def test_failing_metadata_degrades_and_keeps_the_hits(search, models: ColourModels) -> None:
     models.describe_error = ModelUnavailable("gone")
-    response = await search(photo("red"))
+    response = await search(photo("red"), settings={"describe_from": "crop"})
     assert response.degraded == ["describe"]
     assert response.attributes is None
     assert response.hits[0].item_id == "red"
@@ -205,7 +214,7 @@ async def test_failing_metadata_degrades_and_keeps_the_hits(search, models: Colo
 
 async def test_slow_metadata_degrades_within_its_own_limit(search, models: ColourModels) -> None:
     models.describe_s = 5
-    response = await search(photo("red"), settings={"describe_ms": 50})
+    response = await search(photo("red"), settings={"describe_ms": 50, "describe_from": "crop"})
     assert response.degraded == ["describe"]
     assert response.timings_ms["total"] < 2000
 
@@ -223,7 +232,7 @@ async def test_an_index_of_another_embedder_is_never_searched(search, models: Co
 
 
 async def test_every_stage_is_timed(search) -> None:
-    timings = (await search(photo("red"))).timings_ms
+    timings = (await search(photo("red"), settings={"describe_from": "crop"})).timings_ms
     assert set(timings) == {"decode", "detect", "crop", "embed", "describe", "lookup", "total"}
     assert timings["total"] >= max(ms for stage, ms in timings.items() if stage != "total")
 

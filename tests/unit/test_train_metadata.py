@@ -1,44 +1,29 @@
-"""Tests of how the metadata heads are fitted: wrong data, masks, calibration, figures, one whole small run."""
+"""Tests of how the metadata heads are fitted: masks, calibration, figures, the gate, and one whole small run."""
 
-import io
 from argparse import Namespace
 from collections.abc import Iterator
 from pathlib import Path
-from zipfile import ZipFile
 
 import numpy as np
 import pytest
 import yaml
-from PIL import Image
 
 from lookalike.attributes import HEADS_FILE, Describer
 from lookalike.config import ModelSettings
 from lookalike.errors import SetupError
+from tests.metadata_samples import MeanColours, small_data
 
 torch = pytest.importorskip("torch", reason="training needs the extra lookalike[train]")
 pytest.importorskip("sklearn", reason="training needs the extra lookalike[train]")
 
-from lookalike.embedding import Embedded  # noqa: E402
-from lookalike.preprocessing import Preprocess  # noqa: E402
 from training.metadata_config import load_config  # noqa: E402
-from training.metadata_data import (  # noqa: E402
-    IGNORED,
-    FolderImages,
-    Row,
-    ZipImages,
-    class_numbers,
-    label_lists,
-    majority_mapping,
-    read_rows,
-)
-from training.metadata_features import CHUNK, ImageSet, extract  # noqa: E402
+from training.metadata_data import IGNORED  # noqa: E402
 from training.metadata_gate import fit_gate  # noqa: E402
 from training.metadata_heads import Examples, Recipe, best_temperature, train_heads  # noqa: E402
 from training.metadata_report import attribute_figures, expected_calibration_error, sure_threshold  # noqa: E402
 from training.train_metadata import Training, write_model  # noqa: E402
 
 CONFIG = Path(__file__).parents[2] / "training" / "configs" / "metadata.yaml"
-COLOURS = {"Red": (200, 20, 20), "Green": (20, 200, 20), "Blue": (20, 20, 200)}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -48,120 +33,6 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-class MeanColours:
-    """A source of features that is small and exact: the mean and the spread of each channel."""
-
-    fingerprint = "mean-colours"
-    preprocess = Preprocess(height_px=8, width_px=8, mean=(0, 0, 0), std=(1, 1, 1))
-
-    def __init__(self) -> None:
-        self.seen = 0
-
-    def embed(self, pixels: np.ndarray) -> Embedded:
-        self.seen += len(pixels)
-        flat = pixels.reshape(len(pixels), -1, 3).astype(np.float32) / 255
-        features = np.concatenate([flat.mean(1), flat.std(1)], axis=1)
-        return Embedded(features, features)
-
-
-def jpeg(colour: tuple[int, int, int], seed: int, spread: int = 20) -> bytes:
-    noise = np.random.default_rng(seed).integers(-spread, spread + 1, (16, 12, 3))
-    pixels = np.clip(np.array(colour) + noise, 0, 255).astype(np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "JPEG", quality=95)
-    return buffer.getvalue()
-
-
-def manifest(folder: Path, *lines: str, header: str = "id,split,gender") -> Path:
-    path = folder / "manifest.csv"
-    path.write_text("\n".join([header, *lines]) + "\n")
-    return path
-
-
-def rows(*labels: str) -> list[Row]:
-    return [Row(i + 2, str(i), "train", {"gender": label}) for i, label in enumerate(labels)]
-
-
-@pytest.mark.parametrize(
-    ("lines", "message"),
-    [
-        (["1,train,Men", "2,train"], "line 3: another number of cells"),
-        (["1,train,Men,x"], "line 2: another number of cells"),
-        ([",train,Men"], "line 2: column 'id' is empty"),
-        (["1,train,Men", "2,val,Men", "1,train,Men"], "line 4: image '1' is already on line 2"),
-        (["1,train,Men", "2,dev,Men"], "line 3: unknown split 'dev'"),
-    ],
-)
-def test_a_wrong_line_of_the_manifest_is_named(tmp_path: Path, lines: list[str], message: str) -> None:
-    with pytest.raises(SetupError, match=message):
-        read_rows(manifest(tmp_path, *lines), "id", ["gender"], splits=("train", "val"))
-
-
-def test_an_unknown_column_is_named_with_those_that_exist(tmp_path: Path) -> None:
-    with pytest.raises(SetupError, match="line 1: no column 'colour'") as caught:
-        read_rows(manifest(tmp_path, "1,train,Men"), "id", ["colour"])
-    assert caught.value.allowed == ["id", "split", "gender"]
-
-
-def test_missing_values_are_masked_and_rare_labels_folded(tmp_path: Path) -> None:
-    given = read_rows(
-        manifest(tmp_path, "1,train,Men", "2,train,NA", "3,train,", "4,train,Men", "5,train,Girls"), "id", ["gender"]
-    )
-    labels = label_lists(given, ["gender"], min_count=2)
-    assert labels == {"gender": ["Men"]}
-    assert class_numbers(given, labels)["gender"].tolist() == [0, IGNORED, IGNORED, 0, IGNORED]
-
-
-def test_labels_are_listed_by_frequency_then_by_name() -> None:
-    assert label_lists(rows("b", "a", "c", "c"), ["gender"], 1) == {"gender": ["c", "a", "b"]}
-
-
-def test_the_mapping_follows_the_majority() -> None:
-    pairs = [("Ties", "Ties"), ("Ties", "Gifts"), ("Ties", "Ties"), ("Caps", "Headwear"), ("Caps", "")]
-    given = [Row(i, str(i), "train", {"articleType": a, "subCategory": s}) for i, (a, s) in enumerate(pairs)]
-    mapping = majority_mapping(given, "articleType", "subCategory", ["Ties", "Caps"])
-    assert mapping == {"Ties": "Ties", "Caps": "Headwear"}
-
-
-def test_features_are_computed_once_and_resumed(tmp_path: Path) -> None:
-    count = CHUNK + 5
-    for i in range(count):
-        (tmp_path / f"{i}.jpg").write_bytes(jpeg(COLOURS["Red"], 0))
-    names = [f"{i}.jpg" for i in range(count)]
-    source, images = MeanColours(), FolderImages(tmp_path)
-    extract(ImageSet("all", images, names[:CHUNK]), source, tmp_path / "cache")
-    whole = extract(ImageSet("all", images, names), source, tmp_path / "cache")
-    assert source.seen == count
-    assert whole.matrix.shape == (count, 6)
-
-
-def test_a_missing_and_a_broken_image_are_named_and_the_rest_is_kept(tmp_path: Path) -> None:
-    with ZipFile(tmp_path / "images.zip", "w") as archive:
-        archive.writestr("1.jpg", jpeg(COLOURS["Red"], 0))
-        archive.writestr("2.jpg", b"no image")
-    images = ImageSet("all", ZipImages(tmp_path / "images.zip"), ["1", "2", "3"])
-    for _ in ("computed", "from the cache"):
-        features = extract(images, MeanColours(), tmp_path / "cache")
-        assert set(features.bad) == {"2", "3"}
-        assert np.isfinite(features.matrix).all(axis=1).tolist() == [True, False, False]
-
-
-def test_a_mirrored_view_is_another_view_and_a_jittered_one_is_the_same_each_time(tmp_path: Path) -> None:
-    (tmp_path / "1.jpg").write_bytes(jpeg(COLOURS["Red"], 0, spread=90))
-    views = [
-        extract(ImageSet("one", FolderImages(tmp_path), ["1.jpg"], view), MeanColours(), tmp_path / cache).matrix
-        for view, cache in (("plain", "a"), ("jitter", "a"), ("jitter", "b"))
-    ]
-    assert not np.allclose(views[0], views[1], atol=1e-3)
-    assert np.array_equal(views[1], views[2])
-
-
-def test_an_archive_that_is_none_is_named(tmp_path: Path) -> None:
-    (tmp_path / "images.zip").write_bytes(b"no zip")
-    with pytest.raises(SetupError, match=r"images\.zip"):
-        ZipImages(tmp_path / "images.zip")
 
 
 def separable(seed: int) -> Examples:
@@ -262,40 +133,9 @@ def test_the_configuration_names_a_wrong_key(tmp_path: Path) -> None:
         load_config(tmp_path / "metadata.yaml")
 
 
-def small_data(folder: Path) -> Path:
-    """Write a data folder of three kinds of goods, one a colour, and of grey pictures of other things."""
-    lines = ["id,split,gender,masterCategory,subCategory,articleType,baseColour,season,usage"]
-    photos, others = ["image,sender_id,masterCategory,subCategory,articleType"], ["file,split,set,class_id"]
-    (folder / "metadata").mkdir(parents=True)
-    (folder / "retrieval").mkdir()
-    kinds = {"Red": ("Women", "Dresses"), "Green": ("Men", "Tshirts"), "Blue": ("Men", "Ties")}
-    with ZipFile(folder / "metadata/images.zip", "w") as images, ZipFile(folder / "metadata/hires.zip", "w") as hires:
-        for i in range(180):
-            colour, (gender, article) = list(kinds.items())[i % 3]
-            split = ("train", "train", "val", "test")[i // 3 % 4]
-            season, usage = ("Summer", "Winter")[i % 3 == 2], ("NA" if i % 2 else ("Casual", "Formal")[i % 3 == 2])
-            lines.append(f"{i},{split},{gender},Apparel,{article},{article},{colour},{season},{usage}")
-            images.writestr(f"{i}.jpg", b"" if i == 0 else jpeg(COLOURS[colour], i))
-            if i < 30:
-                hires.writestr(f"{i}.jpg", jpeg(COLOURS[colour], i + 1000))
-    with ZipFile(folder / "metadata/userphotos.zip", "w") as images:
-        for i in range(20):
-            images.writestr(f"u{i}.jpg", jpeg(COLOURS["Red"], i, spread=40))
-            photos.append(f"u{i},{i},Apparel,Dresses,Dresses")
-    for i in range(40):
-        (folder / f"retrieval/{i}.jpg").write_bytes(jpeg((128, 128, 128), i))
-        others.append(f"{i}.jpg,{('train', 'test')[i % 2]},things,thing{i % 4}")
-    (folder / "metadata/manifest.csv").write_text("\n".join(lines))
-    (folder / "metadata/userphotos.csv").write_text("\n".join(photos))
-    (folder / "retrieval/manifest.csv").write_text("\n".join(others))
-    return folder
-
-
 SMALL_RUN = Recipe(
     name="small",
     views=["plain", "flip"],
-    hires_copies=1,
-    user_photo_copies=1,
     hidden=[16],
     epochs=60,
     batch=16,
