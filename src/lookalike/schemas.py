@@ -2,12 +2,17 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, model_validator
 
 from lookalike.preprocessing import Preprocess
 
+# On the wire, digits beyond what a model can mean are left out.
+Pixel = Annotated[float, PlainSerializer(lambda value: round(value, 2))]
+Score = Annotated[float, PlainSerializer(lambda value: round(value, 4))]
+Similarity = Annotated[float, PlainSerializer(lambda value: round(value, 6))]
+
 # xyxy, absolute pixels of the decoded, EXIF-rotated image; x2 and y2 are exclusive; the origin is top left.
-Box = tuple[float, float, float, float]
+Box = tuple[Pixel, Pixel, Pixel, Pixel]
 Filters = dict[str, list[str]]
 
 MAX_TOP_K = 1000
@@ -24,7 +29,7 @@ class Detection(Wire):
     """A region that a detector proposes; `score` is the model's confidence in [0, 1]."""
 
     box: Box
-    score: float
+    score: Score
     label: str
 
 
@@ -33,7 +38,7 @@ class Subject(Wire):
 
     box: Box
     source: Literal["detector", "client", "whole_image"]
-    score: float | None = None
+    score: Score | None = None
     label: str | None = None
 
 
@@ -42,7 +47,7 @@ class Attribute(Wire):
 
     name: str
     label: str
-    score: float
+    score: Score
     sure: bool
 
 
@@ -57,7 +62,7 @@ class Hit(Wire):
     """A catalogue item near the query; `similarity` is the cosine in [-1, 1], bigger is better."""
 
     item_id: str
-    similarity: float
+    similarity: Similarity
     title: str | None = None
     url: str | None = None
     attributes: dict[str, str] = {}

@@ -13,7 +13,7 @@ from lookalike.batching import ModelInput, ModelService, read_info, read_pixels,
 from lookalike.config import ModelSettings
 from lookalike.detection import Detector
 from lookalike.embedding import Embedder
-from lookalike.errors import InvalidOption, InvalidRequest, ModelFailed, SetupError
+from lookalike.errors import InvalidOption, InvalidRequest, ModelFailed
 from lookalike.rows import Reply, Row
 from lookalike.schemas import (
     Description,
@@ -191,8 +191,8 @@ def load_embedder(model_dir: Path, settings: ModelSettings) -> EmbedderService:
     """Load the embedder, and the metadata heads where its archive carries some; as `load_detector`."""
     embedder, info = Embedder.load(model_dir, settings), read_info(model_dir)
     describer = Describer.load(model_dir, settings) if (model_dir / CARD_FILE).exists() else None
-    if describer is not None and describer.feature_fingerprint != info.fingerprint:
-        raise SetupError(f"the heads in {model_dir} were fitted on embedder {describer.feature_fingerprint}")
+    if describer is not None:
+        describer.check_embedder(info.fingerprint)
     return warmed(EmbedderService(embedder, info, settings, describer))
 
 

@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).parents[2]
+CONFIG_FILE = "model-config.yaml"
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # TorchServe's imports leave files open and use pkg_resources
@@ -34,9 +35,8 @@ class Answer:
 class LoadedHandler:
     """A handler behind TorchServe's loader."""
 
-    def __init__(self, name: str, model_dir: Path) -> None:
-        handler_file = yaml.safe_load((ROOT / "model_store/models.yaml").read_text())["models"][name]["handler"]
-        config = yaml.safe_load((ROOT / "model_store" / name / "model-config.yaml").read_text())
+    def __init__(self, name: str, model_dir: Path, handler_file: str, config_file: Path) -> None:
+        config = yaml.safe_load(config_file.read_text())
         self._context: Any = None
         loader = TsModelLoader()
         # The context exists only inside `load`: the config is what the worker would have read from the archive.
@@ -89,7 +89,8 @@ def load_handler() -> Iterator[Callable[[str], LoadedHandler]]:
         if name != "search" and not (model_dir / "model.json").exists():
             pytest.fail(f"{model_dir} is not built: run `make models`")
         if name not in loaded:
-            loaded[name] = LoadedHandler(name, model_dir)
+            handler_file = yaml.safe_load((ROOT / "model_store/models.yaml").read_text())["models"][name]["handler"]
+            loaded[name] = LoadedHandler(name, model_dir, handler_file, ROOT / "model_store" / name / CONFIG_FILE)
         return loaded[name]
 
     yield load

@@ -1,6 +1,7 @@
 """The three model handlers answer row by row, on the real default models."""
 
 import io
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -133,6 +134,15 @@ def test_metadata_from_features_equals_metadata_from_the_image(load_handler: Cal
     from_features = handler.post(npy(npz["features"]), content_type=NPY_TYPE).json()["descriptions"]
     assert [a["label"] for a in from_image[0]["attributes"]] == [a["label"] for a in from_features[0]["attributes"]]
     assert {a["name"] for a in from_image[0]["attributes"]} >= {"gender", "baseColour", "articleType", "masterCategory"}
+
+
+def test_the_embedder_describes_in_the_same_forward_pass(load_handler: Callable[..., Any]) -> None:
+    embedder = load_handler("embedder")
+    npz = np.load(io.BytesIO(embedder.post(golden_image(), accept=NPZ_TYPE, x_lookalike_describe="true").body))
+    described = json.loads(npz["descriptions"].tobytes())["descriptions"]
+    alone = load_handler("metadata_creator").post(golden_image()).json()["descriptions"]
+    assert [a["label"] for a in described[0]["attributes"]] == [a["label"] for a in alone[0]["attributes"]]
+    assert "descriptions" not in np.load(io.BytesIO(embedder.post(golden_image(), accept=NPZ_TYPE).body))
 
 
 def test_features_of_another_embedder_are_refused(load_handler: Callable[..., Any]) -> None:
