@@ -1,17 +1,22 @@
-"""Builds the model archives (`.mar`) that TorchServe loads, from models.yaml, the built models and the handlers."""
+"""Builds the model archives (`.mar`) that TorchServe loads, from models.yaml, the built models and the handlers.
+
+A built model that models.yaml does not list is packed, too, when its model.json names a handler: a trained label task.
+"""
 
 import hashlib
 import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
 from lookalike.errors import SetupError
-from lookalike.model_store import ModelEntry, load_entries
+from lookalike.model_store import MODEL_FILE, BuiltModel, ModelEntry, load_entries, read_built_model
 
 CONFIG_FILE = "model-config.yaml"
+TASK_CONFIG_DIR = "label_task"  # in model_store/: the settings that all label tasks share
 
 
 @dataclass(frozen=True)
@@ -53,14 +58,27 @@ class _Parts:
 
 
 def build_archives(sources: ArchiveSources, out_dir: Path) -> dict[str, Path]:
-    """Return the archive of every model in models.yaml by its name, building those whose parts have changed.
+    """Return the archive of every model in models.yaml and of every label task by name, building what has changed.
 
     Raises:
         SetupError: naming the file that is missing, or with what the archiver said.
     """
     out_dir.mkdir(parents=True, exist_ok=True)
     entries = load_entries(sources.model_store / "models.yaml")
-    return {name: _build(_parts(name, entry, sources), out_dir) for name, entry in entries.items()}
+    parts = [_parts(name, entry, sources) for name, entry in entries.items()]
+    parts += [_task_parts(name, task, sources) for name, task in exported_tasks(sources.models, entries).items()]
+    return {one.name: _build(one, out_dir) for one in parts}
+
+
+def exported_tasks(models: Path, listed: Collection[str]) -> dict[str, BuiltModel]:
+    """Return the label tasks among the built models by name; those that models.yaml has `listed` are none.
+
+    Raises:
+        SetupError: for a malformed model.json.
+    """
+    folders = (path.parent for path in sorted(models.glob(f"[!.]*/{MODEL_FILE}")))
+    built = {folder.name: read_built_model(folder) for folder in folders if folder.name not in listed}
+    return {name: model for name, model in built.items() if model.handler is not None}
 
 
 def _parts(name: str, entry: ModelEntry, sources: ArchiveSources) -> _Parts:
@@ -72,12 +90,28 @@ def _parts(name: str, entry: ModelEntry, sources: ArchiveSources) -> _Parts:
         config=sources.model_store / name / CONFIG_FILE,
         model_dir=sources.models / name if has_weights else None,
     )
-    for needed in (parts.handler, parts.config):
-        if not needed.is_file():
-            raise SetupError(f"model {name} has no {needed}")
+    _check_given(parts)
     if parts.model_dir is not None and not parts.model_dir.is_dir():
         raise SetupError(f"model {name} is not built: there is no {parts.model_dir}", allowed="make models")
     return parts
+
+
+def _task_parts(name: str, task: BuiltModel, sources: ArchiveSources) -> _Parts:
+    parts = _Parts(
+        name=name,
+        version=task.version,
+        handler=sources.handlers / str(task.handler),
+        config=sources.model_store / TASK_CONFIG_DIR / CONFIG_FILE,
+        model_dir=sources.models / name,
+    )
+    _check_given(parts)
+    return parts
+
+
+def _check_given(parts: _Parts) -> None:
+    for needed in (parts.handler, parts.config):
+        if not needed.is_file():
+            raise SetupError(f"model {parts.name} has no {needed}")
 
 
 def _build(parts: _Parts, out_dir: Path) -> Path:

@@ -58,6 +58,7 @@ class BuiltModel(BaseModel, frozen=True):
     dim: int | None = None
     feature_dim: int | None = None
     labels: list[str] = []
+    handler: str | None = None  # of a trained label task; models.yaml names the handlers of the others
     recipe: str  # what it was built from: an equal recipe needs no new build
     files: dict[str, Sha256]
 

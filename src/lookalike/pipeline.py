@@ -30,13 +30,17 @@ T = TypeVar("T")
 def select_subjects(
     detections: Sequence[Detection], box: Box | None, size: tuple[int, int], count: int, min_score: float
 ) -> list[Subject]:
-    """Return the regions to search: the client's box, else the `count` best detections, else the whole image."""
+    """Return the regions to search: the client's box, else the `count` best detections, else the whole image.
+
+    Who asks for several subjects gets the whole image after them: a box may miss what matters, and on paintings,
+    museum walls and composites the best hit of all is then right most often (docs/evaluation.md).
+    """
     if box is not None:
         return [Subject(box=box, source="client")]
+    whole = Subject(box=(0, 0, *size), source="whole_image")
     best = [detection for detection in detections if detection.score >= min_score][:count]
-    if not best:
-        return [Subject(box=(0, 0, *size), source="whole_image")]
-    return [Subject(box=d.box, source="detector", score=d.score, label=d.label) for d in best]
+    subjects = [Subject(box=d.box, source="detector", score=d.score, label=d.label) for d in best]
+    return [*subjects, whole] if count > 1 or not subjects else subjects
 
 
 class SearchPipeline:

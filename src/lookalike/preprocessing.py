@@ -9,6 +9,9 @@ from pydantic import BaseModel, Field
 
 from lookalike.errors import InvalidRequest
 
+# `left` and `right` keep the aspect ratio and cut off what does not fit: at the far side of a wide image, at the bottom
+# (`left`) or the top (`right`) of a tall one.
+Resize = Literal["squash", "pad", "left", "right"]
 _RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
 
@@ -17,33 +20,45 @@ class Preprocess(BaseModel, extra="forbid", frozen=True):
 
     height_px: Annotated[int, Field(gt=0)]
     width_px: Annotated[int, Field(gt=0)]
-    resize: Literal["squash", "pad"] = "squash"
+    resize: Resize = "squash"
     interpolation: Literal["bilinear", "bicubic"] = "bicubic"
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
 
     def fit(self, image: Image.Image) -> NDArray[np.uint8]:
-        """Return `image` (RGB) as `(height_px, width_px, 3)` uint8; `pad` keeps the aspect ratio on a white ground."""
-        size = (self.width_px, self.height_px)
-        if self.resize == "squash":
-            return np.asarray(image.resize(size, _RESAMPLING[self.interpolation], reducing_gap=3.0))
+        """Return `image` (RGB) as `(height_px, width_px, 3)` uint8; `pad` shows it whole on a white ground."""
+        size, resampling = (self.width_px, self.height_px), _RESAMPLING[self.interpolation]
+        if self.resize != "pad":
+            return np.asarray(image.resize(size, resampling, self._seen(image.size), reducing_gap=3.0))
         canvas = Image.new("RGB", size, "white")
         left, top, width, height = self._placement(image.size)
-        canvas.paste(image.resize((width, height), _RESAMPLING[self.interpolation], reducing_gap=3.0), (left, top))
+        canvas.paste(image.resize((width, height), resampling, reducing_gap=3.0), (left, top))
         return np.asarray(canvas)
 
     def unfit_boxes(self, boxes: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
         """Return `boxes` `(n, 4)` in input pixels as pixels of the image of `size` (width, height), clipped to it."""
         left, top, width, height = self._placement(size)
-        offset = np.array([left, top, left, top], np.float32)
-        scale = np.array([size[0] / width, size[1] / height] * 2, np.float32)
+        x1, y1, x2, y2 = self._seen(size)
+        offset = np.array([left, top] * 2, np.float32)
+        scale = np.array([(x2 - x1) / width, (y2 - y1) / height] * 2, np.float32)
         limit = np.array([size[0], size[1]] * 2, np.float32)
-        clipped: NDArray[np.float32] = np.clip((boxes - offset) * scale, 0, limit)
+        clipped: NDArray[np.float32] = np.clip((boxes - offset) * scale + np.array([x1, y1] * 2, np.float32), 0, limit)
         return clipped
 
+    def _seen(self, size: tuple[int, int]) -> tuple[float, float, float, float]:
+        """Return the part of an image of `size` that the input shows; all of it unless a side is cut off."""
+        width, height = size
+        if self.resize not in ("left", "right"):
+            return 0, 0, width, height
+        scale = max(self.width_px / width, self.height_px / height)
+        seen_width, seen_height = min(width, self.width_px / scale), min(height, self.height_px / scale)
+        if self.resize == "left":
+            return 0, 0, seen_width, seen_height
+        return width - seen_width, height - seen_height, width, height
+
     def _placement(self, size: tuple[int, int]) -> tuple[int, int, int, int]:
-        """Return where an image of `size` lies in the input: left, top, width, height."""
-        if self.resize == "squash":
+        """Return where what is seen of an image of `size` lies in the input: left, top, width, height."""
+        if self.resize != "pad":
             return 0, 0, self.width_px, self.height_px
         scale = min(self.width_px / size[0], self.height_px / size[1])
         width, height = max(1, round(size[0] * scale)), max(1, round(size[1] * scale))

@@ -90,7 +90,8 @@ def test_filters_return_only_items_that_qualify(client: httpx.Client) -> None:
 def test_several_subjects_each_have_their_own_hits(client: httpx.Client) -> None:
     answer = found(search(client, golden_image(), subjects=3, top_k=2))
     assert answer.subjects
-    assert 1 <= len(answer.subjects) <= 3
+    assert 2 <= len(answer.subjects) <= 4
+    assert answer.subjects[-1].subject.source == "whole_image"
     assert all(len(subject.hits) == 2 for subject in answer.subjects)
     best = max(subject.hits[0].similarity for subject in answer.subjects)
     assert answer.hits[0].similarity == best

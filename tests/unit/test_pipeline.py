@@ -143,7 +143,8 @@ async def test_the_best_detection_is_cropped_and_found(search) -> None:
 
 async def test_every_subject_has_its_own_hits_and_the_nearest_is_on_top(search) -> None:
     response = await search(photo("green", "blue"), subjects=3, top_k=1)
-    assert [s.hits[0].item_id for s in response.subjects] == ["green", "blue"]
+    assert [s.subject.source for s in response.subjects] == ["detector", "detector", "whole_image"]
+    assert [s.hits[0].item_id for s in response.subjects[:2]] == ["green", "blue"]
     assert response.hits[0].similarity == max(s.hits[0].similarity for s in response.subjects)
 
 
@@ -240,4 +241,4 @@ async def test_every_stage_is_timed(search) -> None:
 def test_detections_below_the_line_are_not_searched() -> None:
     detections = [Detection(box=(0, 0, 5, 5), score=s, label="x") for s in (0.6, 0.3, 0.1)]
     subjects = select_subjects(detections, None, (10, 10), count=5, min_score=0.2)
-    assert [s.score for s in subjects] == [0.6, 0.3]
+    assert [s.score for s in subjects] == [0.6, 0.3, None]

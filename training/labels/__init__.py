@@ -1,0 +1,1 @@
+"""Training, comparing and analysing label tasks."""
