@@ -2,6 +2,10 @@
 
 Run:
     python -m training.evaluate_detector --model var/models/detector
+    python -m training.evaluate_detector --weights var/runs/detector/subject.safetensors --split application
+
+`val` is the test split: no training, tuning or threshold has seen it. `application` is every photo of the sources that
+the detector's configuration keeps out altogether.
 """
 
 import argparse
@@ -24,7 +28,11 @@ from lookalike.detection import Detector
 from lookalike.errors import LookalikeError, SetupError
 from lookalike.evaluation import share_of_misses
 from lookalike.schemas import Box
+from training.detector_pictures import WORST_PHOTOS, draw_worst
 from training.evaluate_embedder import data_dir
+
+APPLICATION = "application"
+APPLICATION_SOURCES = ("raccoon_dataset",)
 
 
 class LabelledPhoto(NamedTuple):
@@ -46,8 +54,10 @@ class CropScores(NamedTuple):
     whole_image_iou: float  # what no detector at all would score
 
 
-def read_autocrop_manifest(folder: Path, split: str) -> list[LabelledPhoto]:
-    """Return the photos of `split` with exactly one box.
+def read_autocrop_manifest(
+    folder: Path, split: str, application_sources: Sequence[str] = APPLICATION_SOURCES
+) -> list[LabelledPhoto]:
+    """Return the photos of `split` with exactly one box; `application` is every photo of `application_sources`.
 
     Raises:
         SetupError: when the manifest is missing.
@@ -56,7 +66,11 @@ def read_autocrop_manifest(folder: Path, split: str) -> list[LabelledPhoto]:
     if not manifest.exists():
         raise SetupError(f"there is no {manifest}: set LOOKALIKE_DATA to the folder that holds autocrop/")
     with manifest.open(newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row["split"] == split and row["n_boxes"] == "1"]
+        rows = [row for row in csv.DictReader(file) if row["n_boxes"] == "1"]
+    if split == APPLICATION:
+        rows = [row for row in rows if row["source"] in application_sources]
+    else:
+        rows = [row for row in rows if row["split"] == split]
     return [
         LabelledPhoto(
             folder / row["file"],
@@ -110,18 +124,35 @@ def format_scores(scores: dict[str, CropScores]) -> str:
     return "\n".join(lines)
 
 
+def _detector(options: argparse.Namespace) -> Detector:
+    if options.weights is None:
+        return Detector.load(options.model, ModelSettings.load({"threads": options.threads}))
+    # A built model needs no torch; it takes seconds to import.
+    import torch
+
+    from training.detector_config import load_config
+    from training.detector_report import detector_from_weights
+
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    return detector_from_weights(options.weights, load_config(options.config).preprocess)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return its exit status."""
     parser = argparse.ArgumentParser(description="Measure a detector on the autocrop set.")
     parser.add_argument("--model", type=Path, default=Path("var/models/detector"))
     parser.add_argument("--data", type=Path, default=data_dir(), help="the folder that holds autocrop/")
-    parser.add_argument("--split", choices=["train", "val"], default="val")
+    parser.add_argument("--weights", type=Path, help="a training run's weights instead of a built model")
+    parser.add_argument("--config", type=Path, default=Path("training/configs/detector.yaml"), help="of --weights")
+    parser.add_argument("--split", choices=["train", "val", APPLICATION], default="val")
     parser.add_argument("--min-score", type=float, default=RouterSettings.model_fields["min_detection_score"].default)
+    parser.add_argument("--worst", type=Path, help="write a picture of the 30 worst photos to this file")
     parser.add_argument("--threads", type=int, default=0, help="0: one a core")
     parser.add_argument("--json", type=Path, help="write the scores to this file, too")
     options = parser.parse_args(argv)
     try:
-        detector = Detector.load(options.model, ModelSettings.load({"threads": options.threads}))
+        detector = _detector(options)
         photos = read_autocrop_manifest(options.data / "autocrop", options.split)
     except LookalikeError as error:
         print(error.message, file=sys.stderr)
@@ -130,6 +161,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     scores = score_sources([photo.source for photo in photos], figures[:, :4])
     print(format_scores(scores))
     print(f"median {np.median(figures[:, 4]):.1f} ms a photo (resize, network, suppression)")
+    if options.worst:
+        order = np.argsort(figures[:, 0])[:WORST_PHOTOS]
+        worst = [(photos[row].path, photos[row].box, float(figures[row, 0])) for row in order]
+        draw_worst(detector, worst, options.min_score).save(options.worst)
     if options.json:
         options.json.write_text(json.dumps({name: score._asdict() for name, score in scores.items()}, indent=2) + "\n")
     return 0

@@ -25,6 +25,7 @@ from lookalike.evaluation import mean_average_precision_at_r, ranked_relevance, 
 from lookalike.preprocessing import Preprocess
 
 _BATCH = 8
+PAINTINGS = "museum-paintings"
 
 
 class RetrievalImage(NamedTuple):
@@ -89,39 +90,74 @@ def score_sets(images: Sequence[RetrievalImage], embeddings: NDArray[np.float32]
     for set_name in sorted({image.set_name for image in images}):
         rows = np.array([row for row, image in enumerate(images) if image.set_name == set_name])
         members = [images[row] for row in rows]
-        scores[set_name] = _score_set(members, embeddings[rows])
+        scores[set_name] = scores_of_parts(parts_of_set(members, embeddings[rows]))
     return scores
 
 
-def _score_set(images: Sequence[RetrievalImage], embeddings: NDArray[np.float32]) -> RetrievalScores:
+class SearchPart(NamedTuple):
+    """Queries and the items that they are searched among."""
+
+    queries: NDArray[np.float32]  # (q, dim)
+    query_classes: NDArray[np.str_]
+    items: NDArray[np.float32]  # (n, dim)
+    item_classes: NDArray[np.str_]
+    leave_one_out: bool  # queries and items are the same images
+
+
+def parts_of_set(images: Sequence[RetrievalImage], embeddings: NDArray[np.float32]) -> list[SearchPart]:
+    """Return the searches that one set's images make: one a vintage, each with its own catalogue."""
     classes = np.array([image.class_id for image in images])
     roles = np.array([image.role for image in images])
     vintages = np.array([image.vintage for image in images])
-    parts, items = [], 0
+    parts = []
     for vintage in sorted(set(vintages)):
-        of_vintage = vintages == vintage
-        is_query = of_vintage & np.isin(roles, ("any", "query"))
-        is_item = of_vintage & np.isin(roles, ("any", "gallery", "iconic"))
-        items += int(is_item.sum())
+        is_query = (vintages == vintage) & np.isin(roles, ("any", "query"))
+        is_item = (vintages == vintage) & np.isin(roles, ("any", "gallery", "iconic"))
+        one_out = bool((roles[is_query] == "any").all())
         parts.append(
-            ranked_relevance(
-                embeddings[is_query],
-                classes[is_query],
-                embeddings[is_item],
-                classes[is_item],
-                leave_one_out=bool((roles[is_query] == "any").all()),
-            )
+            SearchPart(embeddings[is_query], classes[is_query], embeddings[is_item], classes[is_item], one_out)
         )
-    # The vintages' catalogues differ in size, so each is scored by itself and weighted by its queries.
-    weights = [len(part) for part in parts]
+    return parts
+
+
+def scores_of_parts(parts: Sequence[SearchPart]) -> RetrievalScores:
+    """Return the scores of a set's searches, each weighted by its queries: the catalogues differ in size."""
+    relevant = [ranked_relevance(*part) for part in parts]
+    weights = [len(part) for part in relevant]
     return RetrievalScores(
         queries=sum(weights),
-        items=items,
-        recall_at_1=float(np.average([recall_at_k(part, 1) for part in parts], weights=weights)),
-        recall_at_10=float(np.average([recall_at_k(part, 10) for part in parts], weights=weights)),
+        items=sum(len(part.items) for part in parts),
+        recall_at_1=float(np.average([recall_at_k(part, 1) for part in relevant], weights=weights)),
+        recall_at_10=float(np.average([recall_at_k(part, 10) for part in relevant], weights=weights)),
         mean_average_precision_at_r=float(
-            np.average([mean_average_precision_at_r(part) for part in parts], weights=weights)
+            np.average([mean_average_precision_at_r(part) for part in relevant], weights=weights)
         ),
+    )
+
+
+def with_distractors(
+    images: Sequence[RetrievalImage], embeddings: NDArray[np.float32], set_name: str, count: int, seed: int = 0
+) -> RetrievalScores:
+    """Return a set's scores when `count` pictures of the other sets lie among the items of each search.
+
+    Raises:
+        SetupError: when the other sets have fewer.
+    """
+    own = [row for row, image in enumerate(images) if image.set_name == set_name]
+    others = [row for row, image in enumerate(images) if image.set_name != set_name]
+    if len(others) < count:
+        raise SetupError(f"{count} distractors are asked for; the other sets have {len(others)} pictures")
+    chosen = np.random.default_rng(seed).choice(others, count, replace=False)
+    parts = parts_of_set([images[row] for row in own], embeddings[own])
+    return scores_of_parts(
+        [
+            part._replace(
+                items=np.concatenate([part.items, embeddings[chosen]]),
+                # No class of a set has an empty name: a distractor is never what is looked for.
+                item_classes=np.concatenate([part.item_classes, np.full(count, "")]),
+            )
+            for part in parts
+        ]
     )
 
 
@@ -137,14 +173,22 @@ def format_scores(scores: dict[str, RetrievalScores]) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return its exit status."""
     parser = argparse.ArgumentParser(description="Measure an embedder on the retrieval test sets.")
-    parser.add_argument("--model", type=Path, default=Path("var/models/embedder"))
+    parser.add_argument(
+        "--model", type=Path, default=Path("var/models/embedder"), help="built model, or a run's folder"
+    )
     parser.add_argument("--data", type=Path, default=data_dir(), help="the folder that holds retrieval/")
     parser.add_argument("--sets", nargs="+", help="only these sets")
     parser.add_argument("--resize", choices=["squash", "pad"], help="another geometry than the model's own")
+    parser.add_argument(
+        "--distractors", type=int, default=0, help="also: museum-paintings among so many other pictures"
+    )
     parser.add_argument("--json", type=Path, help="write the scores to this file, too")
     options = parser.parse_args(argv)
+    # Only a training run's folder needs torch; what imports this module for its figures needs neither.
+    from training.embedder_session import load_embedder
+
     try:
-        embedder = Embedder.load(options.model, ModelSettings.load())
+        embedder = load_embedder(options.model, ModelSettings.load())
         images = read_retrieval_manifest(options.data / "retrieval", "test", options.sets)
     except LookalikeError as error:
         print(error.message, file=sys.stderr)
@@ -152,7 +196,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     preprocess = embedder.preprocess
     if options.resize:
         preprocess = preprocess.model_copy(update={"resize": options.resize})
-    scores = score_sets(images, embed_files(embedder, preprocess, [image.path for image in images]))
+    embeddings = embed_files(embedder, preprocess, [image.path for image in images])
+    scores = score_sets(images, embeddings)
+    if options.distractors:
+        name = f"{PAINTINGS} + {options.distractors}"
+        scores[name] = with_distractors(images, embeddings, PAINTINGS, options.distractors)
     print(format_scores(scores))
     if options.json:
         options.json.write_text(json.dumps({name: score._asdict() for name, score in scores.items()}, indent=2) + "\n")

@@ -69,7 +69,8 @@ Network = DetectorNetwork | EmbedderNetwork
 
 
 def _picodet_s(preprocess: Preprocess, weights: Mapping[str, Tensor]) -> Network:
-    return DetectorNetwork(_with_weights(PicoDet(), weights), preprocess)
+    classes = len(weights["predictors.0.classify.bias"])
+    return DetectorNetwork(_with_weights(PicoDet(classes=classes), weights), preprocess)
 
 
 def _efficientnet_lite0(preprocess: Preprocess, weights: Mapping[str, Tensor]) -> Network:

@@ -1,0 +1,160 @@
+"""Tests of what is built on training runs: the search, folds and shares, the other network, the weights measured."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+torch = pytest.importorskip("torch", reason="training needs the extra lookalike[train]")
+pytest.importorskip("optuna", reason="training needs the extra lookalike[train]")
+pytest.importorskip("matplotlib", reason="training needs the extra lookalike[train]")
+
+from lookalike.errors import SetupError  # noqa: E402
+from lookalike.schemas import Detection  # noqa: E402
+from tests.unit.tiny_autocrop import tiny_config, write_tiny_autocrop  # noqa: E402
+from training import evaluate_detector  # noqa: E402
+from training.detector_blend import BLENDED, blend, blend_run, smallest_share  # noqa: E402
+from training.detector_curves import (  # noqa: E402
+    draw_learning,
+    draw_shares,
+    fold_table,
+    fold_variants,
+    share_variants,
+    train_variants,
+)
+from training.detector_runtimes import latency_table, measure_runtimes  # noqa: E402
+from training.detector_teach import sole_subject  # noqa: E402
+from training.search_hparams import Range, Search, SearchConfig, load_search, with_settings  # noqa: E402
+from training.train_detector import BEST, Training  # noqa: E402
+
+CONFIGS = Path(__file__).parents[2] / "training" / "configs"
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_autocrop(tmp_path_factory.mktemp("set"))
+
+
+@pytest.fixture(scope="module")
+def run_dir(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run")
+    Training(tiny_config(), data, folder, folder).run()
+    return folder
+
+
+def tiny_search() -> SearchConfig:
+    stages = [
+        {"name": "wide", "trials": 2, "views_per_epoch": 4, "epochs": 1},
+        {"name": "narrow", "trials": 1, "views_per_epoch": 4, "epochs": 1, "around_best": 0.5},
+    ]
+    stages[0]["space"] = {"optimiser.rate": {"low": 1e-5, "high": 1e-2, "log": True}}
+    return SearchConfig.model_validate(
+        {"base": "unused.yaml", "stages": stages, "final": {"views_per_epoch": 4, "epochs": 1}}
+    )
+
+
+def test_the_search_that_is_shipped_loads_and_fits_the_configuration() -> None:
+    config = load_search(CONFIGS / "detector_search.yaml")
+    for name, space in config.stages[0].space.items():
+        value = space.choices[0] if space.choices else space.low
+        assert with_settings(tiny_config(), {name: value}) is not None
+
+
+def test_a_search_for_a_setting_that_there_is_not_is_refused() -> None:
+    with pytest.raises(SetupError, match=r"optimiser\.speed"):
+        with_settings(tiny_config(), {"optimiser.speed": 1})
+
+
+def test_a_narrow_range_lies_around_the_best_and_inside_the_wide_one() -> None:
+    narrow = Range(low=0.001, high=0.1, log=True).around(0.01, 0.5)
+    assert narrow.low == pytest.approx(0.01 / np.sqrt(10))
+    assert narrow.high == pytest.approx(0.01 * np.sqrt(10))
+    assert Range(low=0, high=1).around(0.95, 0.2).high == 1
+    assert Range(choices=[1, 2]).around(2, 0.2).choices == [2]
+
+
+def test_a_search_ends_in_fixed_settings_and_resumes_from_its_database(data: Path, tmp_path: Path) -> None:
+    def search() -> Search:
+        return Search(tiny_search(), tiny_config(), data, tmp_path / "search", tmp_path)
+
+    found = search().run()
+    written = yaml.safe_load((tmp_path / "search" / "best.yaml").read_text())
+    assert written == found.model_dump(mode="json")
+    assert (tmp_path / "search" / "final" / BEST).exists()
+    assert search().run() == found  # nothing is left to try
+
+
+def test_folds_and_shares_train_apart_and_are_drawn(data: Path, tmp_path: Path) -> None:
+    short = with_settings(tiny_config(), {"data.views_per_epoch": 4, "optimiser.epochs": 1})
+    folds = train_variants(fold_variants(short, 2), data, tmp_path / "folds", tmp_path)
+    assert sorted(folds) == ["fold-0", "fold-1"]
+    assert "| val_iou |" in fold_table(folds)
+    shares = train_variants(share_variants(short, [0.5, 1.0]), data, tmp_path / "shares", tmp_path)
+    draw_shares(shares, tmp_path / "shares.png")
+    assert (tmp_path / "shares.png").stat().st_size > 1000
+
+
+def test_a_run_is_drawn_and_no_run_is_an_error(run_dir: Path, tmp_path: Path) -> None:
+    draw_learning(run_dir, tmp_path / "learning.png")
+    assert (tmp_path / "learning.png").stat().st_size > 1000
+    with pytest.raises(SetupError, match="no run"):
+        draw_learning(tmp_path, tmp_path / "none.png")
+
+
+def test_faster_rcnn_trains_a_step_and_finds_boxes(data: Path, tmp_path: Path) -> None:
+    changes = {"data.views_per_epoch": 2, "optimiser.epochs": 1, "optimiser.batch": 2, "start.hub": False}
+    config = with_settings(tiny_config(network="fasterrcnn_mobilenet_v3_320"), changes)
+    progress = Training(config, data, tmp_path / "run", tmp_path).run()
+    assert progress.history[0]["loss"] > 0
+    assert 0 <= progress.best_iou <= 1
+
+
+def test_a_runs_weights_are_measured_by_split_and_the_worst_are_drawn(
+    data: Path, run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text(tiny_config().model_dump_json())
+    monkeypatch.setattr(evaluate_detector, "APPLICATION_SOURCES", ("kept-out",))
+    arguments = ["--weights", str(run_dir / BEST), "--config", str(config), "--data", str(data), "--threads", "1"]
+    assert evaluate_detector.main([*arguments, "--split", "train", "--worst", str(tmp_path / "worst.png")]) == 0
+    assert "| one | 8 |" in capsys.readouterr().out
+    assert (tmp_path / "worst.png").stat().st_size > 1000
+
+
+def test_only_a_confident_box_without_a_rival_teaches() -> None:
+    def found(score: float, box: tuple[float, float, float, float]) -> Detection:
+        return Detection(box=box, score=score, label="cat")
+
+    best = found(0.9, (0, 0, 10, 10))
+    assert sole_subject([best, found(0.8, (0, 0, 10, 9))], 0.5) == best
+    assert sole_subject([best, found(0.8, (20, 20, 30, 30))], 0.5) is None
+    assert sole_subject([best, found(0.3, (20, 20, 30, 30))], 0.5) == best
+    assert sole_subject([found(0.4, (0, 0, 10, 10))], 0.5) is None
+    assert sole_subject([], 0.5) is None
+
+
+def test_the_least_blend_that_loses_nearly_nothing_is_taken() -> None:
+    assert smallest_share({0.5: 0.80, 0.7: 0.896, 1.0: 0.90}, 0.005) == 0.7
+    half = blend({"a": torch.zeros(2)}, {"a": torch.ones(2).half()}, 0.25)
+    assert half["a"].tolist() == [0.25, 0.25]
+
+
+def test_a_run_is_blended_with_its_start(data: Path, run_dir: Path) -> None:
+    figures = blend_run(run_dir, data, run_dir, [0.5, 1.0], 0.0)
+    assert sorted(figures) == [0.5, 1.0]
+    assert (run_dir / BLENDED).exists()
+
+
+def test_the_application_split_is_every_photo_of_its_sources(data: Path) -> None:
+    photos = evaluate_detector.read_autocrop_manifest(data / "autocrop", "application", ("kept-out",))
+    assert {photo.source for photo in photos} == {"kept-out"}
+    assert len(photos) == 8
+
+
+def test_every_runtime_says_what_torch_says(run_dir: Path) -> None:
+    rows = measure_runtimes(run_dir / BEST, tiny_config().preprocess, repeats=2)
+    assert {row.runtime for row in rows} >= {"torch", "TorchScript", "ONNX Runtime"}
+    assert max(row.box_difference_px for row in rows) < 0.02
+    assert max(row.score_difference for row in rows) < 1e-4
+    assert "| ONNX Runtime |" in latency_table(rows)

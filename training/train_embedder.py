@@ -1,0 +1,136 @@
+"""Trains the embedder and writes its weights, its preprocessing and its figures.
+
+    python -m training.train_embedder --config training/configs/embedder.yaml --out var/runs/embedder
+    torchrun --nproc-per-node 2 -m training.train_embedder --config ... --out ...
+
+The same command goes on where a killed run stopped.
+"""
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lookalike.errors import LookalikeError
+from training.embedder_cache import Trunk
+from training.embedder_checkpoint import CHECKPOINT_FILE
+from training.embedder_config import EmbedderConfig, load_config
+from training.embedder_data import CachedMaps, TrainingData
+from training.embedder_loop import Trainer
+from training.embedder_network import TailedEmbedder, described, start_projection
+from training.embedder_processes import Processes
+from training.embedder_store import WEIGHTS_FILE, create_network, write_embedder
+from training.evaluate_embedder import data_dir
+from training.networks import Normalise
+
+_START_IMAGES = 2048  # that the projection's axes are taken from
+
+_log = logging.getLogger(__name__)
+
+
+class Folders:
+    """Where a run reads and writes."""
+
+    def __init__(self, run: Path, data: Path, cache: Path, downloads: Path) -> None:
+        self.run, self.data, self.cache, self.downloads = run, data, cache, downloads
+
+
+def train(config: EmbedderConfig, folders: Folders, processes: Processes, threads: int, go_on: bool = True) -> Trainer:
+    """Train, or go on training, and write the result into the run's folder; without `go_on` only write it.
+
+    Raises:
+        SetupError: for data, weights or settings that are missing or wrong.
+    """
+    folders.run.mkdir(parents=True, exist_ok=True)
+    data = TrainingData(config, folders.data)
+    torch.manual_seed(config.seed)
+    network = create_network(config.network, folders.downloads)
+    normalise = Normalise(config.preprocess)
+    cache = _cached(config, data, network, folders, processes, threads)
+    if config.network.projection_start == "principal" and not (folders.run / CHECKPOINT_FILE).exists():
+        start_projection(network, _start_features(data, network, normalise, cache, processes))
+    trainer = Trainer(config, data, network, normalise, processes, folders.run, cache)
+    _log.info("%d images to train on, %d held out; %s", len(data.train), len(data.validation), described(network))
+    if go_on:
+        trainer.run()
+    if processes.first:
+        write_embedder(trainer.result, config, folders.run)
+    return trainer
+
+
+def _cached(
+    config: EmbedderConfig,
+    data: TrainingData,
+    network: TailedEmbedder,
+    folders: Folders,
+    processes: Processes,
+    threads: int,
+) -> CachedMaps | None:
+    if not config.views.cached:
+        return None
+    if processes.first:
+        made = CachedMaps(data, Trunk(network.trunk, config.preprocess, processes.device, threads), folders.cache)
+    processes.wait()
+    if not processes.first:
+        made = CachedMaps(data, Trunk(network.trunk, config.preprocess, processes.device, threads), folders.cache)
+    return made
+
+
+def _start_features(
+    data: TrainingData, network: TailedEmbedder, normalise: Normalise, cache: CachedMaps | None, processes: Processes
+) -> Tensor:
+    """Return pooled features of an even selection of the training pictures, the same in every process."""
+    stride = max(1, len(data.train) // _START_IMAGES)
+    pictures = data.train[::stride][:_START_IMAGES]
+    network.eval()
+    parts = []
+    with torch.inference_mode():
+        for start in range(0, len(pictures), 32):
+            chunk = pictures[start : start + 32]
+            if cache is not None:
+                maps = cache.plain(chunk).float()
+            else:
+                maps = network.trunk(normalise(torch.from_numpy(np.stack([data.views.plain(p) for p in chunk]))))
+            parts.append(network.pool(network.tail(maps)))
+    return torch.cat(parts).clone()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; return its exit status."""
+    parser = argparse.ArgumentParser(description="Train the embedder.")
+    parser.add_argument("--config", type=Path, default=Path("training/configs/embedder.yaml"))
+    parser.add_argument("--out", type=Path, default=Path("var/runs/embedder"), help="checkpoint, figures and result")
+    parser.add_argument("--data", type=Path, default=data_dir(), help="the folder that the configuration starts from")
+    parser.add_argument("--cache", type=Path, default=Path("var/cache/embedder"), help="keeps maps; may be deleted")
+    parser.add_argument("--downloads", type=Path, default=Path("var/downloads"))
+    parser.add_argument("--write-only", action="store_true", help="write the best of the checkpoint; train no further")
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of this process, on the CPU")
+    options = parser.parse_args(argv)
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s")
+    for name in ("training", "lookalike", __name__):
+        logging.getLogger(name).setLevel(logging.INFO)
+    torch.set_num_threads(options.threads)
+    folders = Folders(options.out, options.data, options.cache, options.downloads)
+    processes = Processes(options.device)
+    try:
+        trainer = train(load_config(options.config), folders, processes, options.threads, not options.write_only)
+    except LookalikeError as error:
+        _log.error("%s%s", error.message, f"; allowed: {error.allowed}" if error.allowed else "")
+        return 1
+    finally:
+        processes.leave()
+    if processes.first:
+        best = trainer.progress
+        print(f"{options.out / WEIGHTS_FILE}: best mean R@1 {best.best:.3f} on validation at step {best.best_step}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
