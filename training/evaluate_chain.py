@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from lookalike.model_store import read_built_model
-from training.chain_report import SetResult, results_table, write_report
-from training.chain_search import Models, build_index, load_models, search_set
-from training.chain_sets import PAIRS_FILE, SETS, ChainSet, read_sets
+from training.chain.report import SetResult, results_table, write_report
+from training.chain.search import Models, build_index, load_models, search_set
+from training.chain.sets import PAIRS_FILE, SETS, ChainSet, read_sets
 
 __all__ = ["SETS", "evaluate_chain"]
 

@@ -28,7 +28,7 @@ from lookalike.detection import Detector
 from lookalike.errors import LookalikeError, SetupError
 from lookalike.evaluation import share_of_misses
 from lookalike.schemas import Box
-from training.detector_pictures import WORST_PHOTOS, draw_worst
+from training.detector.pictures import WORST_PHOTOS, draw_worst
 from training.evaluate_embedder import data_dir
 
 APPLICATION = "application"
@@ -130,8 +130,8 @@ def _detector(options: argparse.Namespace) -> Detector:
     # A built model needs no torch; it takes seconds to import.
     import torch
 
-    from training.detector_config import load_config
-    from training.detector_report import detector_from_weights
+    from training.detector.config import load_config
+    from training.detector.report import detector_from_weights
 
     if options.threads:
         torch.set_num_threads(options.threads)

@@ -185,7 +185,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", type=Path, help="write the scores to this file, too")
     options = parser.parse_args(argv)
     # Only a training run's folder needs torch; what imports this module for its figures needs neither.
-    from training.embedder_session import load_embedder
+    from training.embedder.session import load_embedder
 
     try:
         embedder = load_embedder(options.model, ModelSettings.load())

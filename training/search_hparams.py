@@ -21,7 +21,7 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from lookalike.errors import LookalikeError, SetupError
-from training.detector_config import DetectorConfig, StrictModel, load_config
+from training.detector.config import DetectorConfig, StrictModel, load_config
 from training.train_detector import Training
 
 STUDIES = "studies.db"

@@ -23,11 +23,11 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from lookalike.errors import LookalikeError, SetupError
-from training.detector_compose import Kit
-from training.detector_config import DetectorConfig, load_config
-from training.detector_data import Batch, Stills, Views, carve, collate, read_photos, still_batches
-from training.detector_networks import Learner, make_learner
-from training.detector_score import BestBoxes, best_boxes, fallback_threshold
+from training.detector.compose import Kit
+from training.detector.config import DetectorConfig, load_config
+from training.detector.data import Batch, Stills, Views, carve, collate, read_photos, still_batches
+from training.detector.networks import Learner, make_learner
+from training.detector.score import BestBoxes, best_boxes, fallback_threshold
 
 CHECKPOINT = "checkpoint.pt"
 BEST = "subject.safetensors"

@@ -18,14 +18,14 @@ import torch
 from torch import Tensor
 
 from lookalike.errors import LookalikeError
-from training.embedder_cache import Trunk
-from training.embedder_checkpoint import CHECKPOINT_FILE
-from training.embedder_config import EmbedderConfig, load_config
-from training.embedder_data import CachedMaps, TrainingData
-from training.embedder_loop import Trainer
-from training.embedder_network import TailedEmbedder, described, start_projection
-from training.embedder_processes import Processes
-from training.embedder_store import WEIGHTS_FILE, create_network, write_embedder
+from training.embedder.cache import Trunk
+from training.embedder.checkpoint import CHECKPOINT_FILE
+from training.embedder.config import EmbedderConfig, load_config
+from training.embedder.data import CachedMaps, TrainingData
+from training.embedder.loop import Trainer
+from training.embedder.network import TailedEmbedder, described, start_projection
+from training.embedder.processes import Processes
+from training.embedder.store import WEIGHTS_FILE, create_network, write_embedder
 from training.evaluate_embedder import data_dir
 from training.networks import Normalise
 

@@ -35,13 +35,13 @@ from lookalike.attributes import (
 from lookalike.config import ModelSettings
 from lookalike.embedding import Embedder
 from lookalike.errors import LookalikeError, SetupError
-from training.metadata_config import TrainingConfig, load_config
-from training.metadata_data import class_numbers, label_lists, majority_mapping
-from training.metadata_features import FeatureSource, View
-from training.metadata_gate import Gate, fit_gate
-from training.metadata_heads import Examples, HeadsNetwork, Recipe, best_temperature, train_heads
-from training.metadata_report import Figures, figures_table, measure, sure_threshold
-from training.metadata_sets import Catalogue, Labelled, other_pictures, readable, user_photos
+from training.metadata.config import TrainingConfig, load_config
+from training.metadata.data import class_numbers, label_lists, majority_mapping
+from training.metadata.features import FeatureSource, View
+from training.metadata.gate import Gate, fit_gate
+from training.metadata.heads import Examples, HeadsNetwork, Recipe, best_temperature, train_heads
+from training.metadata.report import Figures, figures_table, measure, sure_threshold
+from training.metadata.sets import Catalogue, Labelled, other_pictures, readable, user_photos
 
 Floats = NDArray[np.float32]
 Tensors = dict[str, Floats]

@@ -6,7 +6,7 @@ import numpy as np
 import yaml
 from PIL import Image
 
-from training.embedder_config import EmbedderConfig
+from training.embedder.config import EmbedderConfig
 
 SIZE_PX = 32
 

@@ -11,10 +11,10 @@ from PIL import Image
 from lookalike.catalogue import Catalogue, Item
 from lookalike.errors import SetupError
 from lookalike.schemas import Hit
-from training.chain_figures import mean_average_precision, wilson_interval
-from training.chain_report import SetResult, results_table, write_report
-from training.chain_search import AUTOCROP, WHOLE, Answer, Ranking, merged, relevance
-from training.chain_sets import PAIRS_FILE, SETS, ChainQuery, ChainSet, read_sets
+from training.chain.figures import mean_average_precision, wilson_interval
+from training.chain.report import SetResult, results_table, write_report
+from training.chain.search import AUTOCROP, WHOLE, Answer, Ranking, merged, relevance
+from training.chain.sets import PAIRS_FILE, SETS, ChainQuery, ChainSet, read_sets
 from training.picture_grid import Cell, draw_grid
 
 ROOT = Path(__file__).parents[2]

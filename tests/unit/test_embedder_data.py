@@ -12,9 +12,9 @@ from lookalike.errors import SetupError
 pytest.importorskip("torchvision", reason="training needs the extra lookalike[train]")
 
 from tests.unit.embedder_samples import data_folder, retrieval_folder, small_config
-from training.embedder_config import Views
-from training.embedder_data import TrainingData
-from training.embedder_pictures import (
+from training.embedder.config import Views
+from training.embedder.data import TrainingData
+from training.embedder.pictures import (
     Picture,
     by_class,
     check_classes,
@@ -23,8 +23,8 @@ from training.embedder_pictures import (
     read_instances,
     read_retrieval,
 )
-from training.embedder_sampler import BatchSampler, share_of_rank
-from training.embedder_views import ViewMaker
+from training.embedder.sampler import BatchSampler, share_of_rank
+from training.embedder.views import ViewMaker
 
 
 def pictures(classes: int, images: int, name: str = "cars") -> list[Picture]:

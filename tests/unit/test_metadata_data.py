@@ -11,7 +11,7 @@ from tests.metadata_samples import COLOURS, MeanColours, jpeg
 
 pytest.importorskip("tqdm", reason="training needs the extra lookalike[train]")
 
-from training.metadata_data import (
+from training.metadata.data import (
     IGNORED,
     FolderImages,
     Row,
@@ -21,7 +21,7 @@ from training.metadata_data import (
     majority_mapping,
     read_rows,
 )
-from training.metadata_features import CHUNK, ImageSet, extract
+from training.metadata.features import CHUNK, ImageSet, extract
 
 
 def manifest(folder: Path, *lines: str, header: str = "id,split,gender") -> Path:

@@ -9,8 +9,8 @@ from lookalike.errors import SetupError
 
 pytest.importorskip("tqdm", reason="training needs the extra lookalike[train]")
 
+from training.embedder.rerank import expanded, format_rows, rerank_rows
 from training.evaluate_embedder import RetrievalImage, score_sets, with_distractors
-from training.rerank import expanded, format_rows, rerank_rows
 
 
 def on_circle(degrees: list[float]) -> np.ndarray:

@@ -10,8 +10,8 @@ from lookalike.errors import SetupError
 pytest.importorskip("torch", reason="training needs the extra lookalike[train]")
 
 from tests.unit.embedder_samples import colour_of, small_config, write_picture
-from training.embedder_data import TrainingData
-from training.stanford_online_products import format_scores, protocol_scores, read_products
+from training.embedder.data import TrainingData
+from training.embedder.stanford_online_products import format_scores, protocol_scores, read_products
 
 
 def tiny_tree(folder: Path) -> Path:

@@ -15,13 +15,13 @@ pytest.importorskip("sklearn", reason="training needs the extra lookalike[train]
 pytest.importorskip("tensorboard", reason="training needs the extra lookalike[train]")
 
 from tests.unit.tiny_autocrop import tiny_config, write_manifest, write_tiny_autocrop  # noqa: E402
-from training.detector_augment import augment  # noqa: E402
-from training.detector_compose import Kit, Scene, perspective, render  # noqa: E402
-from training.detector_config import LossSettings, load_config  # noqa: E402
-from training.detector_data import Views, carve, read_photos  # noqa: E402
-from training.detector_loss import Predictions, Truth, assign, detection_loss, distribution_loss  # noqa: E402
-from training.detector_network import predict, subject_network  # noqa: E402
-from training.detector_score import BestBoxes, fallback_threshold  # noqa: E402
+from training.detector.augment import augment  # noqa: E402
+from training.detector.compose import Kit, Scene, perspective, render  # noqa: E402
+from training.detector.config import LossSettings, load_config  # noqa: E402
+from training.detector.data import Views, carve, read_photos  # noqa: E402
+from training.detector.loss import Predictions, Truth, assign, detection_loss, distribution_loss  # noqa: E402
+from training.detector.network import predict, subject_network  # noqa: E402
+from training.detector.score import BestBoxes, fallback_threshold  # noqa: E402
 from training.picodet import PicoDet  # noqa: E402
 from training.train_detector import BEST, CHECKPOINT, Training, main, rate_factor  # noqa: E402
 

@@ -14,8 +14,8 @@ from lookalike.errors import SetupError  # noqa: E402
 from lookalike.schemas import Detection  # noqa: E402
 from tests.unit.tiny_autocrop import tiny_config, write_tiny_autocrop  # noqa: E402
 from training import evaluate_detector  # noqa: E402
-from training.detector_blend import BLENDED, blend, blend_run, smallest_share  # noqa: E402
-from training.detector_curves import (  # noqa: E402
+from training.detector.blend import BLENDED, blend, blend_run, smallest_share  # noqa: E402
+from training.detector.curves import (  # noqa: E402
     draw_learning,
     draw_shares,
     fold_table,
@@ -23,8 +23,8 @@ from training.detector_curves import (  # noqa: E402
     share_variants,
     train_variants,
 )
-from training.detector_runtimes import latency_table, measure_runtimes  # noqa: E402
-from training.detector_teach import sole_subject  # noqa: E402
+from training.detector.runtimes import latency_table, measure_runtimes  # noqa: E402
+from training.detector.teach import sole_subject  # noqa: E402
 from training.search_hparams import Range, Search, SearchConfig, load_search, with_settings  # noqa: E402
 from training.train_detector import BEST, Training  # noqa: E402
 

@@ -18,15 +18,15 @@ torch = pytest.importorskip("torch", reason="training needs the extra lookalike[
 pytest.importorskip("pytorch_metric_learning", reason="training needs the extra lookalike[train]")
 
 from tests.unit.embedder_samples import SIZE_PX, data_folder, small_config  # noqa: E402
-from training import embedder_loop  # noqa: E402
-from training.embedder_checkpoint import CHECKPOINT_FILE  # noqa: E402
-from training.embedder_config import EmbedderConfig, LossSettings, load_config  # noqa: E402
-from training.embedder_data import PixelBatches  # noqa: E402
-from training.embedder_losses import LOSSES, SetLosses  # noqa: E402
-from training.embedder_network import Pool, assemble, create_backbone, start_projection  # noqa: E402
-from training.embedder_processes import Processes  # noqa: E402
-from training.embedder_session import load_embedder  # noqa: E402
-from training.embedder_store import read_embedder, write_embedder  # noqa: E402
+from training.embedder import loop as embedder_loop  # noqa: E402
+from training.embedder.checkpoint import CHECKPOINT_FILE  # noqa: E402
+from training.embedder.config import EmbedderConfig, LossSettings, load_config  # noqa: E402
+from training.embedder.data import PixelBatches  # noqa: E402
+from training.embedder.losses import LOSSES, SetLosses  # noqa: E402
+from training.embedder.network import Pool, assemble, create_backbone, start_projection  # noqa: E402
+from training.embedder.processes import Processes  # noqa: E402
+from training.embedder.session import load_embedder  # noqa: E402
+from training.embedder.store import read_embedder, write_embedder  # noqa: E402
 from training.train_embedder import Folders, train  # noqa: E402
 
 ROOT = Path(__file__).parents[2]

@@ -16,11 +16,11 @@ from tests.metadata_samples import MeanColours, small_data
 torch = pytest.importorskip("torch", reason="training needs the extra lookalike[train]")
 pytest.importorskip("sklearn", reason="training needs the extra lookalike[train]")
 
-from training.metadata_config import load_config  # noqa: E402
-from training.metadata_data import IGNORED  # noqa: E402
-from training.metadata_gate import fit_gate  # noqa: E402
-from training.metadata_heads import Examples, Recipe, best_temperature, train_heads  # noqa: E402
-from training.metadata_report import attribute_figures, expected_calibration_error, sure_threshold  # noqa: E402
+from training.metadata.config import load_config  # noqa: E402
+from training.metadata.data import IGNORED  # noqa: E402
+from training.metadata.gate import fit_gate  # noqa: E402
+from training.metadata.heads import Examples, Recipe, best_temperature, train_heads  # noqa: E402
+from training.metadata.report import attribute_figures, expected_calibration_error, sure_threshold  # noqa: E402
 from training.train_metadata import Training, write_model  # noqa: E402
 
 CONFIG = Path(__file__).parents[2] / "training" / "configs" / "metadata.yaml"

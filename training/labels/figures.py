@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from training.metadata_report import expected_calibration_error, macro_f1
+from training.metadata.report import expected_calibration_error, macro_f1
 
 Floats = NDArray[np.float32]
 Numbers = NDArray[np.int64]

@@ -1,0 +1,1 @@
+"""The subject detector: its data, rendered views, losses, training loop, curves and pictures."""

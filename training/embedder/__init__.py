@@ -1,0 +1,1 @@
+"""The embedder: its pictures, samplers, losses, training loop, reports and re-ranking."""

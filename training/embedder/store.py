@@ -1,0 +1,100 @@
+"""A trained embedder on disk: float16 weights, their preprocessing, and what the network is made of."""
+
+import json
+from pathlib import Path
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from lookalike.errors import SetupError
+from lookalike.model_store import ModelEntry, fingerprint_of, sha256_of
+from training.embedder.config import EmbedderConfig, NetworkSettings
+from training.embedder.network import TailedEmbedder, assemble, create_backbone, described
+from training.fetch_weights import fetch_weights
+
+WEIGHTS_FILE, PREPROCESS_FILE, DESCRIPTION_FILE = "weights.safetensors", "preprocess.json", "embedder.json"
+
+
+def create_network(settings: NetworkSettings, downloads_dir: Path) -> TailedEmbedder:
+    """Return the untrained embedder.
+
+    Raises:
+        SetupError: for an unknown backbone, part or pooling, or weights that are missing or do not fit.
+    """
+    state = None
+    if settings.weights == "package":
+        state = load_file(_from_package(settings, downloads_dir))
+    elif settings.weights not in ("random", "pretrained"):
+        if not Path(settings.weights).is_file():
+            allowed = ["random", "pretrained", "package", "a safetensors file"]
+            raise SetupError(f"network.weights: there is no {settings.weights}", allowed=allowed)
+        state = load_file(settings.weights)
+    backbone = create_backbone(settings.backbone, settings.weights, state)
+    return assemble(backbone, settings.pooling, settings.dim, settings.trained, settings.dropout)
+
+
+def _from_package(settings: NetworkSettings, downloads_dir: Path) -> Path:
+    entry = ModelEntry(
+        version="1.0",
+        handler="embedder_handler.py",
+        architecture=settings.backbone,
+        source=settings.package,
+        weights_sha256=settings.package_sha256,
+        licence="Apache-2.0",
+    )
+    return fetch_weights("embedder", entry, downloads_dir, downloads_dir)
+
+
+def write_embedder(network: TailedEmbedder, config: EmbedderConfig, folder: Path) -> Path:
+    """Write the weights in float16, the preprocessing and the description; return the weights' path."""
+    state = trained_state(network)
+    halves = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
+    partial = folder / f"{WEIGHTS_FILE}.partial"
+    save_file(dict(sorted(halves.items())), partial)
+    partial.chmod(0o644)
+    partial.replace(folder / WEIGHTS_FILE)
+    (folder / PREPROCESS_FILE).write_text(config.preprocess.model_dump_json(indent=2) + "\n")
+    sha256 = sha256_of(folder / WEIGHTS_FILE)
+    description = {
+        "network": config.network.model_dump(mode="json", exclude={"package", "package_sha256", "weights"}),
+        "architecture": architecture_name(config.network),
+        "feature_dim": network.feature_dim,
+        "weights_sha256": sha256,
+        "fingerprint": fingerprint_of(sha256, config.preprocess, architecture_name(config.network)),
+        **described(network),
+    }
+    (folder / DESCRIPTION_FILE).write_text(json.dumps(description, indent=2) + "\n")
+    return folder / WEIGHTS_FILE
+
+
+def trained_state(network: TailedEmbedder) -> dict[str, Tensor]:
+    """Return the tensors of a network by name, without batch counters, on the CPU."""
+    return {
+        name: tensor.detach().cpu().contiguous()
+        for name, tensor in network.state_dict().items()
+        if not name.endswith("num_batches_tracked")
+    }
+
+
+def read_embedder(folder: Path) -> TailedEmbedder:
+    """Return the trained embedder of a run, in evaluation mode.
+
+    Raises:
+        SetupError: when the folder holds none, or its weights do not fit.
+    """
+    try:
+        stored = json.loads((folder / DESCRIPTION_FILE).read_text())["network"]
+    except (OSError, ValueError, KeyError) as error:
+        raise SetupError(f"{folder} holds no trained embedder: {error}") from error
+    network = create_network(NetworkSettings.model_validate({**stored, "weights": "random"}), folder)
+    counters = {k: v for k, v in network.state_dict().items() if k.endswith("num_batches_tracked")}
+    try:
+        network.load_state_dict({**counters, **load_file(folder / WEIGHTS_FILE)})
+    except (OSError, RuntimeError) as error:
+        raise SetupError(f"{folder / WEIGHTS_FILE} does not fit {DESCRIPTION_FILE}: {error}") from error
+    return network.eval()
+
+
+def architecture_name(settings: NetworkSettings) -> str:
+    """Return what models.yaml calls the network."""
+    return f"{settings.backbone}-{settings.trained}-{settings.pooling}-{settings.dim}"

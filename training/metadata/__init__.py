@@ -1,0 +1,1 @@
+"""The metadata heads: their data, features, fitting, gate and tables."""
