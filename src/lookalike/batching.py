@@ -2,6 +2,7 @@
 
 import json
 import logging
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from PIL import Image
 
 from lookalike import rows as wire
 from lookalike.config import ModelSettings
-from lookalike.errors import InvalidRequest, LookalikeError, ModelFailed, UnknownPath
+from lookalike.errors import DeadlineExceeded, InvalidOption, InvalidRequest, LookalikeError, ModelFailed, UnknownPath
 from lookalike.images import decode_image
 from lookalike.model_store import read_built_model, read_preprocess
 from lookalike.preprocessing import Preprocess
@@ -82,6 +83,27 @@ def _pixels_of_array(
     return pixels, [info] * len(pixels)
 
 
+def asked_ms_in(row: Row) -> float | None:
+    """Return the milliseconds that the client gives the row; None when it names none.
+
+    Raises:
+        InvalidOption: it is no number.
+    """
+    text = row.headers.get(wire.DEADLINE_HEADER)
+    try:
+        return None if text is None else float(text)
+    except ValueError as error:
+        raise InvalidOption(f"{wire.DEADLINE_HEADER} is {text!r}", allowed="milliseconds above zero") from error
+
+
+def _too_late(row: Row, taken_s: float) -> Reply | None:
+    """Return the error reply of a row whose time, counted from `taken_s`, has passed; None while there is some."""
+    asked_ms = asked_ms_in(row)
+    if asked_ms is None or asked_ms > (time.monotonic() - taken_s) * 1000:
+        return None
+    return wire.error_reply(DeadlineExceeded(f"the {asked_ms:g} ms were over before the model could run"), row)
+
+
 class ModelService(ABC, Generic[R]):
     """A network behind rows: good rows share one forward pass, a bad row gets its own error."""
 
@@ -89,19 +111,29 @@ class ModelService(ABC, Generic[R]):
 
     def respond(self, rows: Sequence[Row]) -> list[Reply]:
         """Return one reply a row, in order; never raises."""
-        replies: list[Reply | None] = [None] * len(rows)
-        inputs: dict[int, ModelInput] = {}
-        for i, row in enumerate(rows):
-            try:
-                if row.path:
-                    replies[i] = self._answer_path(row)
-                else:
-                    inputs[i] = self.read(row)
-            except LookalikeError as error:
-                replies[i] = wire.error_reply(error, row)
+        taken_s = time.monotonic()
+        taken = [self._take(row) for row in rows]
+        # Reading takes time as well: what nobody waits for any more is not sent through the network.
+        replies = [
+            _too_late(row, taken_s) if isinstance(t, ModelInput) else t for row, t in zip(rows, taken, strict=True)
+        ]
+        inputs = {i: t for i, t in enumerate(taken) if isinstance(t, ModelInput) and replies[i] is None}
         for i, reply in zip(inputs, self._run_inputs(inputs, rows), strict=True):
             replies[i] = reply
         return [reply for reply in replies if reply is not None]
+
+    def _take(self, row: Row) -> ModelInput | Reply:
+        """Return the row's input, or the reply that it has already: whatever it provokes, the others are answered."""
+        try:
+            if row.path:
+                return self._answer_path(row)
+            asked_ms_in(row)
+            return self.read(row)
+        except LookalikeError as error:
+            return wire.error_reply(error, row)
+        except Exception:
+            logger.exception("request %s cannot be read", row.request_id)
+            return wire.error_reply(LookalikeError("the request failed; the log has its id"), row)
 
     def _run_inputs(self, inputs: dict[int, ModelInput], rows: Sequence[Row]) -> list[Reply]:
         """Run all inputs at once; when the network fails on them together, each row is answered by that error."""
@@ -111,7 +143,8 @@ class ModelService(ABC, Generic[R]):
             results = self.run(list(inputs.values()))
             return [self.reply(rows[i], inputs[i], result) for i, result in zip(inputs, results, strict=True)]
         except Exception as error:
-            logger.exception("model %s failed", self.info.name)
+            ids = ", ".join(rows[i].request_id for i in inputs)
+            logger.exception("model %s failed: requests %s", self.info.name, ids)
             failure = error if isinstance(error, LookalikeError) else ModelFailed(f"model {self.info.name} failed")
             return [wire.error_reply(failure, rows[i]) for i in inputs]
 
@@ -127,7 +160,8 @@ class ModelService(ABC, Generic[R]):
         row = Row("healthz", body=golden_image())
         (reply,) = self._run_inputs({0: self.read(row)}, [row])
         ready = reply.status == 200
-        return Reply(reply.status, json.dumps({"ready": True}).encode() if ready else reply.body)
+        body = json.dumps({"ready": True}).encode() if ready else reply.body
+        return Reply(reply.status, body, headers={wire.FINGERPRINT_HEADER: self.info.fingerprint})
 
     @abstractmethod
     def read(self, row: Row) -> ModelInput:

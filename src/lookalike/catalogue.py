@@ -140,6 +140,8 @@ def _json_rows(source: Path) -> Iterator[tuple[int, dict[str, str]]]:
                 row = json.loads(text)
             except json.JSONDecodeError as error:
                 raise SetupError(f"{source}:{line}: is no JSON: {error.msg} at column {error.colno}") from error
+            except (ValueError, RecursionError) as error:  # a number of thousands of digits, or nested without end
+                raise SetupError(f"{source}:{line}: cannot be read: {error}") from error
             if not isinstance(row, dict):
                 raise SetupError(f"{source}:{line}: is no JSON object")
             yield line, {name: _text(source, line, name, value) for name, value in row.items() if value is not None}
@@ -147,6 +149,10 @@ def _json_rows(source: Path) -> Iterator[tuple[int, dict[str, str]]]:
 
 def _text(source: Path, line: int, name: str, value: Any) -> str:
     if isinstance(value, str):
+        try:
+            (name + value).encode()
+        except UnicodeEncodeError as error:
+            raise SetupError(f"{source}:{line}: {name!a} holds half a character: {error.reason}") from error
         return value
     if isinstance(value, bool | int | float):
         return json.dumps(value)

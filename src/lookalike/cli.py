@@ -34,3 +34,7 @@ def main() -> None:
         # A folder that may not be written, a file that is not there: the system's own words say it.
         typer.echo(f"error: {error}", err=True)
         sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

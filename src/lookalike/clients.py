@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import logging
 from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -18,11 +19,12 @@ from lookalike.attributes import Describer
 from lookalike.config import RouterSettings
 from lookalike.detection import Detector
 from lookalike.embedding import Embedder
-from lookalike.errors import ModelFailed, ModelUnavailable
+from lookalike.errors import DeadlineExceeded, ModelFailed, ModelUnavailable
 from lookalike.preprocessing import Preprocess
 from lookalike.schemas import Description, Detection, DetectorResponse, MetadataResponse, ModelInfo
 from lookalike.stage_timer import Deadline
 
+logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
@@ -92,12 +94,14 @@ class ModelEndpoint:
     def __init__(self, stage: str, url: str, session: aiohttp.ClientSession) -> None:
         self.stage, self._url, self._session = stage, url, session
         self._info: ModelInfo | None = None
+        self.fingerprint: str | None = None  # of the model that answered last
 
     async def info(self, deadline: Deadline) -> ModelInfo:
         """Return the model's card, asked for once and again when the model's fingerprint changes."""
         if self._info is None:
             body, _ = await self._get("info", deadline)
-            self._info = ModelInfo.model_validate_json(body)
+            self._info = _parsed(ModelInfo, body, self.stage)
+            self.fingerprint = self._info.fingerprint
         return self._info
 
     async def check(self, deadline: Deadline) -> None:
@@ -107,10 +111,7 @@ class ModelEndpoint:
     async def call(self, pixels: NDArray[Any], deadline: Deadline, **headers: str) -> tuple[bytes, str]:
         """Send an array; return the reply's body and the fingerprint of the model that made it."""
         sent = {"content-type": wire.NPY_TYPE, **{name.replace("_", "-"): value for name, value in headers.items()}}
-        body, fingerprint = await self._send("POST", wire.npy_bytes(pixels), sent, deadline)
-        if self._info is not None and fingerprint and fingerprint != self._info.fingerprint:
-            self._info = None  # another model is served now: its input size may differ as well
-        return body, fingerprint
+        return await self._send("POST", wire.npy_bytes(pixels), sent, deadline)
 
     async def _get(self, path: str, deadline: Deadline) -> tuple[bytes, str]:
         return await self._send("GET", None, {wire.PATH_HEADER: path}, deadline)
@@ -120,24 +121,42 @@ class ModelEndpoint:
     ) -> tuple[bytes, str]:
         """Send once, and once more when the connection broke: a keep-alive connection may have died unnoticed."""
         try:
-            return await self._send_once(method, data, headers, deadline)
-        except aiohttp.ClientConnectionError:
-            pass
-        try:
-            return await self._send_once(method, data, headers, deadline)
-        except aiohttp.ClientError as error:
-            raise ModelUnavailable(f"{self.stage}: {self._url} cannot be reached: {error}") from error
+            try:
+                return await self._send_once(method, data, headers, deadline)
+            except aiohttp.ClientConnectionError:
+                return await self._send_once(method, data, headers, deadline)
+        except aiohttp.ClientError as error:  # a reply that breaks off is one, too, and no ClientConnectionError
+            self._log(f"cannot be reached: {error}", deadline)
+            raise ModelUnavailable(f"{self.stage}: the model server cannot be reached") from error
 
     async def _send_once(
         self, method: str, data: bytes | None, headers: dict[str, str], deadline: Deadline
     ) -> tuple[bytes, str]:
         headers = {**headers, wire.DEADLINE_HEADER: f"{deadline.left_ms():.0f}"}
+        if deadline.request_id:
+            headers[wire.REQUEST_ID_HEADER] = deadline.request_id
         async with self._session.request(method, self._url, data=data, headers=headers) as response:
             body = await response.read()
             if response.status != 200:
-                text = body[:300].decode("utf-8", "replace").strip()
-                raise ModelFailed(f"{self.stage}: {self._url} answered {response.status}: {text}")
-            return body, response.headers.get(wire.FINGERPRINT_HEADER, "")
+                self._log(f"answered {response.status}: {body[:300].decode('utf-8', 'replace').strip()}", deadline)
+                if response.status == DeadlineExceeded.status:
+                    raise DeadlineExceeded(f"stage {self.stage!r} had no time left")
+                raise ModelFailed(f"{self.stage}: the model server answered {response.status}")
+            fingerprint = response.headers.get(wire.FINGERPRINT_HEADER, "")
+            self._note(fingerprint)
+            return body, fingerprint
+
+    def _note(self, fingerprint: str) -> None:
+        if not fingerprint:
+            return
+        self.fingerprint = fingerprint
+        if self._info is not None and fingerprint != self._info.fingerprint:
+            self._info = None  # another model is served now: its input size may differ as well
+
+    def _log(self, what: str, deadline: Deadline) -> None:
+        """Tell the operator what no client should see: addresses and answers inside the service."""
+        fields = {"request_id": deadline.request_id, "stage": self.stage, "url": self._url, "what": what}
+        logger.warning("%(stage)s: %(url)s %(what)s", fields)
 
 
 class HttpModelClient:
@@ -179,7 +198,7 @@ class HttpModelClient:
         try:
             arrays = np.load(io.BytesIO(body), allow_pickle=False)
             embeddings, described = arrays["embeddings"], arrays.get("descriptions")
-        except (ValueError, KeyError, OSError) as error:
+        except Exception as error:  # numpy raises ValueError, EOFError, IndexError and zipfile's own
             raise ModelFailed(f"embed: the reply is no .npz with embeddings: {error}") from error
         if described is None:
             return EmbeddedCrops(embeddings, fingerprint)
@@ -193,7 +212,7 @@ class HttpModelClient:
         return _parsed(MetadataResponse, body, "describe").descriptions
 
 
-M = TypeVar("M", DetectorResponse, MetadataResponse)
+M = TypeVar("M", DetectorResponse, MetadataResponse, ModelInfo)
 
 
 def _parsed(model: type[M], body: bytes, stage: str) -> M:

@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from PIL import Image
+from PIL import Image, ImageOps
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from lookalike.config import ImageLimits
 from lookalike.contact_sheet import render_contact_sheet
-from lookalike.errors import LookalikeError, ModelUnavailable, NotReady, SetupError
+from lookalike.errors import CorruptImage, LookalikeError, ModelUnavailable, NotReady, SetupError
 from lookalike.images import decode_image
 from lookalike.index.faiss_index import open_index
 from lookalike.index.items import ItemRecord, Items
@@ -26,8 +26,9 @@ from lookalike.server import running_server
 from lookalike.server_config import ServerFiles
 
 QUERY_QUALITY = 80  # a phone's JPEG, not a studio's
-# Proposals of a detector trained on everyday classes are often partly wrong: searching several finds more.
-SUBJECTS = 5
+# The best two boxes and the whole image: more candidates no longer find more (docs/evaluation.md).
+SUBJECTS = 2
+_WITH_ALPHA = ("PNG", "WEBP")
 NEXT_STEPS = """
 look at   {sheet}
 go on     curl -s {url}/predictions/search -F image=@{query} -F top_k=3
@@ -52,15 +53,33 @@ def pick_item(items: Items, item_id: str | None, seed: int) -> ItemRecord:
 
 
 def compose_query(item: ItemRecord, seed: int) -> bytes:
-    """Return a JPEG of the item pasted into a scene, rotated and relit: a photo that the catalogue does not have."""
+    """Return a JPEG of the item pasted into a scene, rotated and relit: a photo that the catalogue does not have.
+
+    Raises:
+        SetupError: the item's image cannot be read, or is transparent all over.
+    """
     try:
-        with Image.open(item.path) as original:
-            scene, _ = compose_scene(original.convert("RGBA"), None, seed)
-    except OSError as error:
+        original = _cut_out(Path(item.path).read_bytes())
+    except (OSError, LookalikeError) as error:
         raise SetupError(f"item {item.item_id}: {item.path} cannot be read: {error}") from error
+    scene, _ = compose_scene(original, None, seed)
     buffer = io.BytesIO()
     scene.save(buffer, "JPEG", quality=QUERY_QUALITY)
     return buffer.getvalue()
+
+
+def _cut_out(data: bytes) -> Image.Image:
+    """Return an upright image, in mode RGBA where it is a PNG or WebP with transparency."""
+    decoded = decode_image(data, ImageLimits())
+    if decoded.info.format not in _WITH_ALPHA:
+        return decoded.pixels
+    try:
+        with Image.open(io.BytesIO(data), formats=_WITH_ALPHA) as image:
+            if not image.has_transparency_data:
+                return decoded.pixels
+            return ImageOps.exif_transpose(image).convert("RGBA")
+    except Exception as error:  # of what `decode_image` left aside, such as text that inflates without end
+        raise CorruptImage(f"its transparency cannot be read: {error}") from error
 
 
 def search_over_http(url: str, image: bytes, subjects: int, timeout_s: float = 30) -> SearchResponse:
@@ -93,13 +112,7 @@ def print_response(response: SearchResponse, console: Console) -> None:
     """Print the hits, the subject's attributes and the stage timings as tables."""
     console.print(_hits_table(response))
     if response.attributes:
-        console.print(
-            "attributes of the crop: "
-            + ", ".join(
-                f"{a.name} [bold]{a.label}[/] {a.score:.0%}" if a.sure else f"[dim]{a.name} unsure[/]"
-                for a in response.attributes
-            )
-        )
+        console.print("attributes of the crop: " + ", ".join(map(_attribute_words, response.attributes)))
     timings = "  ".join(f"{stage} {ms:.0f}" for stage, ms in response.timings_ms.items())
     console.print(f"stages (ms): {timings}", highlight=False)
 

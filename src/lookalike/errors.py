@@ -7,8 +7,7 @@ LookalikeError                      500 internal_error
 │   ├── ImageTooLarge               413 image_too_large
 │   ├── UnsupportedImage            415 unsupported_image
 │   ├── CorruptImage                422 corrupt_image
-│   ├── InvalidOption               422 invalid_option
-│   └── Overloaded                  429 overloaded
+│   └── InvalidOption               422 invalid_option
 ├── ServiceError                        the operator can mend it
 │   ├── NotReady                    503 not_ready
 │   ├── ModelUnavailable            503 model_unavailable
@@ -83,12 +82,6 @@ class InvalidOption(RequestError):
     """An option is unknown, of the wrong type or out of range."""
 
     status, code = 422, "invalid_option"
-
-
-class Overloaded(RequestError):
-    """More requests are under way than the service takes; try again later."""
-
-    status, code = 429, "overloaded"
 
 
 class ServiceError(LookalikeError):

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import BaseModel, Field
 
-from lookalike.catalogue import Item
+from lookalike.catalogue import Item, printable
 from lookalike.config import ImageLimits
 from lookalike.errors import RequestError, SetupError
 from lookalike.images import decode_image
@@ -194,13 +194,17 @@ class Ingest:
 
 
 def _read(path: Path, limits: ImageLimits) -> bytes:
-    with path.open("rb") as file:
+    try:
+        file = path.open("rb")
+    except ValueError as error:
+        raise OSError(f"the path cannot name a file: {error}") from error
+    with file:
         # One byte more than is allowed is enough for the refusal; the rest of a huge file is never read.
         return file.read(limits.max_bytes + 1)
 
 
 def _unreadable(item: Item, reason: str) -> Problem:
-    return Problem("unreadable", item.item_id, str(item.path), reason)
+    return Problem("unreadable", item.item_id, printable(str(item.path)), reason)
 
 
 def _reason(error: OSError | RequestError) -> str:

@@ -32,8 +32,8 @@ def select_subjects(
 ) -> list[Subject]:
     """Return the regions to search: the client's box, else the `count` best detections, else the whole image.
 
-    Who asks for several subjects gets the whole image after them: a box may miss what matters, and on paintings,
-    museum walls and composites the best hit of all is then right most often (docs/evaluation.md).
+    Who asks for several subjects gets the whole image after them: a photo may already show its
+    subject alone, and a crop then costs more than it gains (docs/evaluation.md).
     """
     if box is not None:
         return [Subject(box=box, source="client")]
@@ -51,15 +51,19 @@ class SearchPipeline:
     ) -> None:
         self._models, self._index, self._settings, self._executor = models, index, settings, executor
 
-    async def search(self, request: SearchRequest, request_id: str, deadline: Deadline) -> SearchResponse:
+    async def search(
+        self, request: SearchRequest, request_id: str, deadline: Deadline, timer: StageTimer | None = None
+    ) -> SearchResponse:
         """Find the catalogue items that look most like the subjects of one image.
+
+        A caller's own `timer` holds the stages' times when the search fails as well.
 
         Raises:
             RequestError: for what the client can mend.
             ServiceError, VectorIndexError: naming the stage that failed; metadata alone may fail, and is then reported
                 in `degraded`.
         """
-        timer = StageTimer()
+        timer = timer or StageTimer()
         index = self._index()  # held to the end: a version that is swapped in meanwhile serves the next request
         with timer.stage("decode"):
             image = await self._in_thread(deadline, "decode", decode_image, request.image, self._settings.limits)

@@ -79,7 +79,8 @@ def json_reply(message: BaseModel, status: int = 200, **details: Any) -> Reply:
 def error_reply(error: LookalikeError, row: Row) -> Reply:
     """Return `error` in the wire form, with the request's id."""
     body = {"error": error.as_dict(), "request_id": row.request_id}
-    return Reply(error.status, json.dumps(body, ensure_ascii=False).encode(), code=error.code)
+    # A message may quote a lone surrogate of the client's JSON, which UTF-8 cannot hold.
+    return Reply(error.status, json.dumps(body, ensure_ascii=False).encode(errors="replace"), code=error.code)
 
 
 def npy_bytes(array: NDArray[Any]) -> bytes:
@@ -108,9 +109,11 @@ def array_in(data: bytes) -> NDArray[Any]:
         InvalidRequest: for anything else, and for arrays of Python objects.
     """
     try:
-        array: NDArray[Any] = np.load(io.BytesIO(data), allow_pickle=False)
+        array = np.load(io.BytesIO(data), allow_pickle=False)
     except Exception as error:  # numpy raises ValueError, OSError, EOFError and, for odd headers, SyntaxError
         raise InvalidRequest(f"the body is no array in .npy format: {error}", allowed=NPY_TYPE) from error
+    if not isinstance(array, np.ndarray):  # numpy opens an .npz, too
+        raise InvalidRequest("the body is an archive, no array in .npy format", allowed=NPY_TYPE)
     return array
 
 
@@ -200,7 +203,7 @@ def _from_text(option: str, text: str) -> Any:
     as_json = f"[{text}]" if option == "box" and not text.lstrip().startswith("[") else text
     try:
         return json.loads(as_json)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InvalidOption(f"{option} is not valid JSON: {error}") from error
 
 

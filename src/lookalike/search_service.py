@@ -1,6 +1,7 @@
 """The search router behind rows: a persistent asyncio loop in a thread, so that one batch's searches overlap."""
 
 import asyncio
+import dataclasses
 import json
 import logging
 import threading
@@ -11,15 +12,16 @@ from typing import Any, TypeVar
 import uvloop
 
 from lookalike import rows as wire
-from lookalike.batching import golden_image
+from lookalike.batching import asked_ms_in, golden_image
 from lookalike.clients import HttpModelClient, ModelEndpoint
 from lookalike.config import RouterSettings
-from lookalike.errors import InvalidOption, LookalikeError, UnknownPath
+from lookalike.errors import IndexUnavailable, InvalidOption, LookalikeError, UnknownPath
 from lookalike.index.live import LiveIndex
+from lookalike.index.snapshot import check_kind
 from lookalike.pipeline import SearchPipeline
 from lookalike.rows import Reply, Row
 from lookalike.schemas import SearchRequest
-from lookalike.stage_timer import Deadline
+from lookalike.stage_timer import Deadline, StageTimer
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -51,8 +53,9 @@ class SearchService:
         self._settings = settings
         self._loop = LoopThread()
         self._executor = ThreadPoolExecutor(settings.threads, thread_name_prefix="search")
-        self._index = LiveIndex(settings.index_dir, expect_fingerprint=None, poll_s=settings.index_poll_s)
         self._models = self._loop.run(self._connect())
+        embedder = self._models.embedder
+        self._index = LiveIndex(settings.index_dir, lambda: embedder.fingerprint, settings.index_poll_s)
         self._pipeline = SearchPipeline(self._models, self._index.current, settings, self._executor)
 
     async def _connect(self) -> HttpModelClient:
@@ -73,32 +76,34 @@ class SearchService:
         return list(await asyncio.gather(*(self._respond(row) for row in rows)))
 
     async def _respond(self, row: Row) -> Reply:
+        timer = StageTimer()
         try:
             if row.path:
                 return await self._answer_path(row)
-            return await self._search(row)
+            return await self._search(row, timer)
         except LookalikeError as error:
-            return wire.error_reply(error, row)
+            reply = wire.error_reply(error, row)
         except Exception:
             logger.exception("request %s failed", row.request_id)
-            return wire.error_reply(LookalikeError("the search failed; the log has the request's id"), row)
+            reply = wire.error_reply(LookalikeError("the search failed; the log has the request's id"), row)
+        return dataclasses.replace(reply, stages_ms=timer.timings_ms())
 
-    async def _search(self, row: Row) -> Reply:
-        deadline = Deadline(_budget_ms(row, self._settings.deadline_ms))
+    async def _search(self, row: Row, timer: StageTimer) -> Reply:
+        deadline = Deadline(_budget_ms(row, self._settings.deadline_ms), row.request_id)
         request = wire.search_request_in(row)
-        response = await self._pipeline.search(request, row.request_id, deadline)
+        response = await self._pipeline.search(request, row.request_id, deadline, timer)
         return wire.json_reply(response, stages_ms=response.timings_ms, index=response.index)
 
     async def _answer_path(self, row: Row) -> Reply:
         if row.path == "healthz":
-            return await self._health()
+            return await self._health(row)
         if row.path == "info":
             return wire.json_reply(self._index.current().info)
         raise UnknownPath(f"unknown path {row.path!r}", allowed=["healthz", "info"])
 
-    async def _health(self) -> Reply:
+    async def _health(self, row: Row) -> Reply:
         """Ask every part on its own, so that the answer names each that is not ready; then the whole chain."""
-        deadline = Deadline(self._settings.deadline_ms)
+        deadline = Deadline(self._settings.deadline_ms, row.request_id)
         endpoints = [self._models.detector, self._models.embedder, self._models.metadata]
         states = await asyncio.gather(*(self._state(endpoint, deadline) for endpoint in endpoints))
         names = ["detector", "embedder", "metadata_creator"]
@@ -109,8 +114,9 @@ class SearchService:
         body: dict[str, Any] = {"ready": ready, "checks": checks}
         if checks["index"] == "ok":
             body["index"] = self._index.current().info.model_dump()
-        if self._index.problem is not None:
-            body["refused_index"] = str(self._index.problem)
+        refused = self._index.problem
+        if refused is not None and not isinstance(refused, IndexUnavailable):
+            body["refused_index"] = refused.message
         return Reply(200 if ready else 503, json.dumps(body).encode())
 
     async def _state(self, endpoint: ModelEndpoint, deadline: Deadline) -> str:
@@ -122,7 +128,7 @@ class SearchService:
 
     def _index_state(self) -> str:
         try:
-            self._index.current()
+            check_kind(self._index.current().manifest, self._models.embedder.fingerprint)
         except LookalikeError as error:
             return error.message
         return "ok"
@@ -137,13 +143,9 @@ class SearchService:
 
 def _budget_ms(row: Row, limit_ms: float) -> float:
     """Return the client's own deadline where it is shorter than the service's."""
-    text = row.headers.get(wire.DEADLINE_HEADER)
-    if text is None:
+    asked_ms = asked_ms_in(row)
+    if asked_ms is None:
         return limit_ms
-    try:
-        asked_ms = float(text)
-    except ValueError:
-        asked_ms = -1.0
     if not asked_ms > 0:
-        raise InvalidOption(f"{wire.DEADLINE_HEADER} is {text!r}", allowed="milliseconds above zero")
+        raise InvalidOption(f"{wire.DEADLINE_HEADER} is {asked_ms:g}", allowed="milliseconds above zero")
     return min(asked_ms, limit_ms)

@@ -67,6 +67,11 @@ class ServerProcess:
             self.child.poll()
         return self.identity.is_running()
 
+    def is_older_than(self, archives: Path) -> bool:
+        """Tell whether a model archive (.mar) in the folder `archives` was built after this server started."""
+        started = self.state_file.stat().st_mtime
+        return any(archive.stat().st_mtime > started for archive in archives.glob("*.mar"))
+
     def stop(self) -> None:
         """End the JVM and its workers, by force after a while, and remove their files; safe to repeat."""
         self.identity.send(signal.SIGTERM)

@@ -32,6 +32,8 @@ def serve(
     running = running_server(files.state)
     if running is not None:
         typer.echo(f"already running: {_told(running)}")
+        if running.is_older_than(files.archives):
+            typer.echo("restart to serve the new archives: lookalike stop, lookalike serve")
         return
     models = _archives(root)
     if foreground:

@@ -48,14 +48,14 @@ class ServerFiles:
 
     @classmethod
     def of(cls, root: Path) -> "ServerFiles":
-        """Return the files of a checkout."""
+        """Return the files of a checkout; the environment may name another index folder, as for `lookalike index`."""
         docker, var = (root / "docker").resolve(), (root / "var").resolve()
         return cls(
             archives=var / "archives",
             config=docker / "config.properties",
             log4j=docker / "log4j2.xml",
             metrics=docker / "metrics.yaml",
-            index_dir=var / "index",
+            index_dir=Path(os.environ.get(INDEX_DIR) or var / "index").resolve(),
             state=var,
         )
 
@@ -66,7 +66,7 @@ class ServerFiles:
 
     def has_index(self) -> bool:
         """Tell whether an index version is published."""
-        return (Path(os.environ.get(INDEX_DIR, self.index_dir)) / "CURRENT").is_file()
+        return (self.index_dir / "CURRENT").is_file()
 
 
 @dataclass(frozen=True)
@@ -190,7 +190,6 @@ def server_environment(addresses: Addresses, files: ServerFiles, threads: int) -
     defaults = {
         "LOG_LOCATION": str(files.logs),
         "METRICS_LOCATION": str(files.logs),
-        INDEX_DIR: str(files.index_dir),
         "LOOKALIKE_ROUTER_DETECTOR_URL": f"{predictions}/detector",
         "LOOKALIKE_ROUTER_EMBEDDER_URL": f"{predictions}/embedder",
         "LOOKALIKE_ROUTER_METADATA_URL": f"{predictions}/metadata_creator",
@@ -201,9 +200,8 @@ def server_environment(addresses: Addresses, files: ServerFiles, threads: int) -
         # glibc's arenas, one a thread, keep freed image buffers: memory would creep up.
         "MALLOC_ARENA_MAX": "2",
     }
-    environment = defaults | os.environ
-    # Workers run in the folder of their unpacked archive: a relative path would mean nothing there.
-    return environment | {INDEX_DIR: str(Path(environment[INDEX_DIR]).resolve())}
+    # `files` holds what the environment says of the index, made absolute: workers run in a folder of their own.
+    return defaults | os.environ | {INDEX_DIR: str(files.index_dir.resolve())}
 
 
 def _java() -> str:

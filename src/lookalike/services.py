@@ -102,17 +102,14 @@ class EmbedderService(ModelService[dict[str, NDArray[np.float32]]]):
 
     def run(self, inputs: list[ModelInput]) -> list[dict[str, NDArray[np.float32]]]:
         """Embed the whole batch."""
-        embedded = self._embedder.embed(whole_batch(inputs))
-        return [
-            {"embeddings": embedded.embeddings[share], "features": embedded.features[share]}
-            for share in shares_of(inputs)
-        ]
+        embeddings, features = embed_in_parts(self._embedder, whole_batch(inputs), self._settings.max_images)
+        return [{"embeddings": embeddings[share], "features": features[share]} for share in shares_of(inputs)]
 
     def reply(self, row: Row, given: ModelInput, result: dict[str, NDArray[np.float32]]) -> Reply:
         """Reply in the form that the client accepts."""
         headers = {wire.FINGERPRINT_HEADER: self.info.fingerprint}
         if row.accepts(wire.NPZ_TYPE):
-            return wire.arrays_reply({**result, **self._descriptions(given, result)}, headers)
+            return wire.arrays_reply(self._described(given, result), headers)
         if row.accepts(wire.NPY_TYPE):
             return wire.array_reply(result["embeddings"], headers)
         embeddings = result["embeddings"]
@@ -121,13 +118,14 @@ class EmbedderService(ModelService[dict[str, NDArray[np.float32]]]):
         )
         return wire.json_reply(response, headers=headers)
 
-    def _descriptions(self, given: ModelInput, result: dict[str, NDArray[np.float32]]) -> dict[str, NDArray[np.uint8]]:
-        """Return the descriptions as JSON in a uint8 array, when they are asked for and can be made."""
+    def _described(self, given: ModelInput, result: dict[str, NDArray[np.float32]]) -> dict[str, NDArray[Any]]:
+        """Return `result`, with descriptions (JSON as uint8) in place of the features they are made of, where asked."""
         options = given.options
         if self._describer is None or not (isinstance(options, EmbedderOptions) and options.describe):
-            return {}
+            return dict(result)
         response = MetadataResponse(descriptions=self._describer.describe(result["features"]))
-        return {"descriptions": np.frombuffer(response.model_dump_json().encode(), np.uint8)}
+        described = np.frombuffer(response.model_dump_json().encode(), np.uint8)
+        return {"embeddings": result["embeddings"], "descriptions": described}
 
 
 class MetadataService(ModelService[list[Description]]):
@@ -150,6 +148,10 @@ class MetadataService(ModelService[list[Description]]):
         if array.dtype != np.float32 or array.shape[1:] != wanted or not np.isfinite(array).all():
             raise InvalidRequest(
                 f"features are {array.dtype} {array.shape}", allowed=f"finite float32 (n, {wanted[0]})"
+            )
+        if not 1 <= len(array) <= self._settings.max_images:
+            raise InvalidRequest(
+                f"features of {len(array)} crops in one request", allowed=f"1 to {self._settings.max_images}"
             )
         sender = row.headers.get(wire.FINGERPRINT_HEADER)
         if sender not in (None, self._describer.feature_fingerprint):

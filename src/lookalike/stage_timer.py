@@ -12,10 +12,10 @@ T = TypeVar("T")
 
 
 class Deadline:
-    """An absolute point in time; every stage works with the time that is left."""
+    """An absolute point in time for the request `request_id`; every stage works with the time that is left."""
 
-    def __init__(self, budget_ms: float) -> None:
-        self.budget_ms = budget_ms
+    def __init__(self, budget_ms: float, request_id: str = "") -> None:
+        self.budget_ms, self.request_id = budget_ms, request_id
         self._end_s = time.monotonic() + budget_ms / 1000
 
     def left_ms(self) -> float:

@@ -105,7 +105,7 @@ class Adapter:
         try:
             return self._service.respond(requests)
         except Exception:
-            logger.exception("a batch of %d rows failed", len(requests))
+            logger.exception("a batch failed: requests %s", ", ".join(row.request_id for row in requests))
             error = LookalikeError("the request failed; the log has its id")
             return [error_reply(error, row) for row in requests]
 

@@ -4,7 +4,8 @@ import base64
 import concurrent.futures
 import io
 import json
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from benchmarks.bench_index_load import build
 from lookalike.batching import golden_image
 from lookalike.catalogue import Catalogue, Item
 from lookalike.config import IndexSettings
 from lookalike.image_embedder import WholeImageEmbedder
+from lookalike.images import crop_box
 from lookalike.index.edits import IndexEditor
 from lookalike.index.layout import IndexLayout
+from lookalike.model_store import read_built_model
 from lookalike.schemas import DetectorResponse, EmbedderResponse, MetadataResponse, SearchResponse
 from lookalike.server import ServerProcess
 from tests.e2e.catalogue_drawn import draw
@@ -109,7 +113,7 @@ def test_two_trips_find_what_one_search_finds(client: httpx.Client) -> None:
     reply = client.post("/predictions/detector", files={"image": encoded(small, "PNG")})
     detections = DetectorResponse.model_validate_json(reply.content).detections
     box = [2 * edge for edge in detections[0].box]
-    crop = photo.crop(tuple(round(edge) for edge in box))
+    crop = crop_box(photo, tuple(box))
     two_trips = found(search(client, encoded(crop, "PNG"), crop="none"))
     one = found(search(client, golden_image(), box=box))
     assert [h.item_id for h in two_trips.hits[:3]] == [h.item_id for h in one.hits[:3]]
@@ -206,8 +210,50 @@ def test_a_new_version_is_swapped_in_without_a_failed_request(
     editor.remove(["brand-new"])
 
 
+def health_when(client: httpx.Client, reached: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+    """Return the body of the first healthz that has `reached` what is waited for; the service is ready all along."""
+    end_s = time.monotonic() + 20
+    while True:
+        reply = client.get("/predictions/search/1.0/healthz")
+        assert reply.status_code == 200, reply.text
+        if reached(reply.json()):
+            return dict(reply.json())
+        assert time.monotonic() < end_s, reply.text
+        time.sleep(0.1)
+
+
+def test_a_version_of_another_embedder_is_refused_and_the_old_one_goes_on(
+    client: httpx.Client, index_dir: Path
+) -> None:
+    layout = IndexLayout(index_dir)
+    before = layout.current_version()
+    assert before
+    health_when(client, lambda body: body["index"]["version"] == before)
+    build(index_dir, "flat", 10, 1280, fingerprint="f" * 16)
+    try:
+        body = health_when(client, lambda body: "refused_index" in body)
+        assert "f" * 16 in body["refused_index"]
+        assert body["checks"]["index"] == "ok"
+        answer = found(search(client, encoded(QUERY), attributes=False))
+        assert answer.index.version == body["index"]["version"] == before
+    finally:
+        layout.point_to(before)
+    health_when(client, lambda body: "refused_index" not in body)
+
+
+def test_the_lines_of_the_models_carry_the_id_of_the_search(client: httpx.Client, server: ServerProcess) -> None:
+    headers = {"content-type": "image/jpeg", "x-request-id": "trace-hops"}
+    assert client.post("/predictions/search", content=golden_image(), headers=headers).status_code == 200
+    end_s, endpoints = time.monotonic() + 10, set()
+    while not endpoints >= {"search", "detector", "embedder"}:  # lines are written behind the reply
+        assert time.monotonic() < end_s, endpoints
+        time.sleep(0.1)
+        lines = [json.loads(line) for line in server.log_file.read_text().splitlines() if "trace-hops" in line]
+        endpoints = {line.get("endpoint") for line in lines}
+
+
 @pytest.mark.parametrize("name", ["detector", "embedder", "metadata_creator"])
 def test_every_model_says_what_it_is(client: httpx.Client, name: str) -> None:
-    card = client.get(f"/predictions/{name}/1.0/info").json()
-    assert card["name"] == name
-    assert len(card["fingerprint"]) == 16
+    built = read_built_model(ROOT / "var/models" / name)
+    card = client.get(f"/predictions/{name}/{built.version}/info").json()
+    assert (card["name"], card["version"], card["fingerprint"]) == (name, built.version, built.fingerprint)

@@ -136,6 +136,13 @@ def test_metadata_from_features_equals_metadata_from_the_image(load_handler: Cal
     assert {a["name"] for a in from_image[0]["attributes"]} >= {"gender", "baseColour", "articleType", "masterCategory"}
 
 
+@pytest.mark.parametrize("rows", [0, 65])
+def test_features_of_no_crop_or_of_too_many_are_refused(load_handler: Callable[..., Any], rows: int) -> None:
+    features = npy(np.ones((rows, 1280), np.float32))
+    answer = load_handler("metadata_creator").post(features, content_type=NPY_TYPE)
+    assert (answer.status, answer.json()["error"]["allowed"]) == (400, "1 to 64")
+
+
 def test_the_embedder_describes_in_the_same_forward_pass(load_handler: Callable[..., Any]) -> None:
     embedder = load_handler("embedder")
     npz = np.load(io.BytesIO(embedder.post(golden_image(), accept=NPZ_TYPE, x_lookalike_describe="true").body))

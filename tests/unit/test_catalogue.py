@@ -99,6 +99,10 @@ def test_a_wrong_table_is_refused_by_file_and_line(tmp_path: Path, text: str, wr
         ('{"path": "b.jpg"}', ":2: item_id is missing or empty"),
         ('{"path": "b.jpg", "item_id": "1"}', ":2: item_id '1' was given in line 1 already"),
         ('{"path": "b.jpg", "item_id": "2", "tags": ["x"]}', ":2: tags is a list"),
+        (r'{"path": "b.jpg", "item_id": "2", "title": "\ud800"}', ":2: 'title' holds half a character"),
+        (r'{"path": "b.jpg", "item_id": "2", "\ud800": "x"}', r":2: '\ud800' holds half a character"),
+        ("[" * 100_000, ":2: cannot be read: maximum recursion depth"),
+        ('{"path": "b.jpg", "item_id": ' + "1" * 5000 + "}", ":2: cannot be read: Exceeds the limit"),
     ],
 )
 def test_wrong_json_lines_are_refused_by_file_and_line(tmp_path: Path, line: str, wrong: str) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import numpy as np
@@ -12,7 +13,7 @@ from PIL import Image
 from lookalike import rows as wire
 from lookalike.clients import HttpModelClient
 from lookalike.config import RouterSettings
-from lookalike.errors import DeadlineExceeded, ModelFailed, ModelUnavailable
+from lookalike.errors import DeadlineExceeded, ModelFailed, ModelUnavailable, ServiceError
 from lookalike.preprocessing import Preprocess
 from lookalike.schemas import ModelInfo
 from lookalike.stage_timer import Deadline
@@ -28,9 +29,11 @@ class SmallServer:
         self.answers: list[Answer] = []
         self.bodies: list[bytes] = []
         self.cards = 0
+        self.request_ids: list[str | None] = []
         self.side_px, self.fingerprint = 8, "a" * 16
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
+        self.request_ids.append(request.headers.get(wire.REQUEST_ID_HEADER))
         if request.headers.get(wire.PATH_HEADER) == "info":
             self.cards += 1
             preprocess = Preprocess(height_px=self.side_px, width_px=self.side_px, mean=(0, 0, 0), std=(1, 1, 1))
@@ -53,6 +56,14 @@ class SmallServer:
 async def hang_up(request: web.Request) -> web.StreamResponse:
     request.transport.close()
     return web.Response()
+
+
+async def break_off(request: web.Request) -> web.StreamResponse:
+    reply = web.StreamResponse(headers={"content-length": "1000"})
+    await reply.prepare(request)
+    await reply.write(b"half")
+    request.transport.close()
+    return reply
 
 
 async def refuse(request: web.Request) -> web.StreamResponse:
@@ -106,11 +117,62 @@ async def test_a_connection_that_breaks_twice_names_the_stage(client: HttpModelC
     assert len(server.bodies) == 2
 
 
+@pytest.mark.parametrize("body", [b"", b"PK\x03\x04 no archive", b"<html>"])
+async def test_a_reply_that_is_no_archive_is_a_failure_of_the_model(
+    client: HttpModelClient, server: SmallServer, body: bytes
+) -> None:
+    async def nonsense(request: web.Request) -> web.Response:
+        return web.Response(body=body)
+
+    server.answers = [nonsense]
+    with pytest.raises(ModelFailed, match="embed"):
+        await client.embed([IMAGE], Deadline(2000))
+
+
+async def test_a_reply_that_breaks_off_names_the_stage(client: HttpModelClient, server: SmallServer) -> None:
+    server.answers = [break_off, break_off]
+    with pytest.raises(ModelUnavailable, match="embed"):
+        await client.embed([IMAGE], Deadline(2000))
+
+
 async def test_an_error_of_the_model_is_never_retried(client: HttpModelClient, server: SmallServer) -> None:
     server.answers = [refuse]
-    with pytest.raises(ModelFailed, match=r"embed: .* answered 503: no worker"):
+    with pytest.raises(ModelFailed, match=r"^embed: the model server answered 503$"):
         await client.embed([IMAGE], Deadline(5000))
     assert len(server.bodies) == 1
+
+
+@pytest.mark.parametrize(("answers", "told"), [([refuse], "503: no worker"), ([hang_up] * 2, "cannot be reached")])
+async def test_addresses_and_answers_inside_the_service_are_for_the_log_only(
+    client: HttpModelClient,
+    server: SmallServer,
+    caplog: pytest.LogCaptureFixture,
+    answers: list[Answer],
+    told: str,
+) -> None:
+    server.answers = list(answers)
+    with caplog.at_level(logging.WARNING), pytest.raises(ServiceError) as caught:
+        await client.embed([IMAGE], Deadline(5000, "trace-7"))
+    assert "127.0.0.1" not in caught.value.message and "no worker" not in caught.value.message
+    (record,) = caplog.records
+    assert "http://127.0.0.1" in record.getMessage() and told in record.getMessage()
+    assert record.args["request_id"] == "trace-7"
+
+
+async def test_a_model_that_had_no_time_left_is_a_deadline_exceeded(
+    client: HttpModelClient, server: SmallServer
+) -> None:
+    async def too_late(request: web.Request) -> web.Response:
+        return web.Response(status=504)
+
+    server.answers = [too_late]
+    with pytest.raises(DeadlineExceeded, match="'embed'"):
+        await client.embed([IMAGE], Deadline(5000))
+
+
+async def test_every_hop_carries_the_request_id(client: HttpModelClient, server: SmallServer) -> None:
+    await client.embed([IMAGE], Deadline(5000, "trace-7"))
+    assert server.request_ids == ["trace-7", "trace-7"]  # the card, then the crops
 
 
 async def test_a_hanging_model_ends_at_the_deadline(client: HttpModelClient, server: SmallServer) -> None:
@@ -129,9 +191,10 @@ async def test_the_card_is_asked_for_again_when_another_model_answers(
 ) -> None:
     await client.embed([IMAGE], Deadline(5000))
     await client.embed([IMAGE], Deadline(5000))
-    assert server.cards == 1
+    assert (server.cards, client.embedder.fingerprint) == (1, "a" * 16)
     server.side_px, server.fingerprint = 16, "b" * 16
     await client.embed([IMAGE], Deadline(5000))  # tells of the change
+    assert client.embedder.fingerprint == "b" * 16
     await client.embed([IMAGE], Deadline(5000))
     assert server.cards == 2
     assert np.load(io.BytesIO(server.bodies[-1])).shape == (1, 16, 16, 3)

@@ -44,7 +44,7 @@ def run(*arguments: str) -> str:
 def lookalike(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run the real command in its own process."""
     return subprocess.run(
-        [sys.executable, "-c", "from lookalike.cli import main; main()", "index", *arguments],
+        [sys.executable, "-m", "lookalike.cli", "index", *arguments],
         cwd=folder,
         env={**os.environ, "COLUMNS": "200"},
         capture_output=True,
@@ -63,6 +63,12 @@ def test_an_index_is_built_searched_changed_and_checked(folder: Path) -> None:
     assert "added 1" in run("add", "pictures")
     assert "is whole: 6 items" in run("verify")
     assert json.loads(run("info", "--json"))["count"] == 6
+
+
+@pytest.mark.parametrize("arguments", [("remove", "x"), ("add", "pictures"), ("use", "000001-00000000")])
+def test_a_change_of_an_index_that_is_not_there_makes_no_folder(folder: Path, arguments: tuple[str, ...]) -> None:
+    assert CliRunner().invoke(commands.app, [*arguments, "--index-dir", "missing"]).exit_code == 1
+    assert not (folder / "missing").exists()
 
 
 def test_ids_to_remove_can_come_from_a_file(folder: Path) -> None:

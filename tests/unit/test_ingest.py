@@ -44,6 +44,20 @@ def test_unreadable_images_are_named_with_the_reason_and_do_not_stop_the_run(tmp
     assert reasons["item-1"] == "no such file or directory"
 
 
+def test_a_path_that_cannot_name_a_file_is_unreadable(tmp_path: Path) -> None:
+    items = [*catalogue_of(tmp_path, 1).items, Item("nul", tmp_path / "a\0.png")]
+    embedded = ingest(tmp_path, Catalogue(tmp_path, items), ColourEmbedder())
+    (problem,) = embedded.problems
+    assert (problem.kind, problem.path) == ("unreadable", f"{tmp_path}/a\\x00.png")
+    assert "null byte" in problem.reason
+    assert list(embedded.content_sha256) == ["item-0"]
+
+
+def test_a_path_that_is_no_utf8_can_be_reported(tmp_path: Path) -> None:
+    embedded = ingest(tmp_path, Catalogue(tmp_path, [Item("x", tmp_path / "\udcff.png")]), ColourEmbedder())
+    assert embedded.problems[0].path == f"{tmp_path}/\\udcff.png"
+
+
 def test_an_image_over_the_limits_is_unreadable(tmp_path: Path) -> None:
     embedded = ingest(tmp_path, catalogue_of(tmp_path, 1), ColourEmbedder(), limits=ImageLimits(max_edge_px=8))
     assert "image_too_large" in embedded.problems[0].reason

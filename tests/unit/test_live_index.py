@@ -98,7 +98,7 @@ def test_a_damaged_new_version_is_refused_and_the_old_one_goes_on(tmp_path: Path
 
 def test_a_refusal_is_logged_once_by_name_and_reason(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     old = build(tmp_path / "index", 3)
-    with LiveIndex(tmp_path / "index", ColourEmbedder().fingerprint, poll_s=0.01) as live:
+    with LiveIndex(tmp_path / "index", lambda: ColourEmbedder().fingerprint, poll_s=0.01) as live:
         build(tmp_path / "index", 4, ColourEmbedder(fingerprint="e" * 16))
         wait_until(lambda: live.problem is not None)
         time.sleep(0.1)
@@ -109,13 +109,36 @@ def test_a_refusal_is_logged_once_by_name_and_reason(tmp_path: Path, caplog: pyt
 
 def test_a_version_by_another_embedder_is_refused(tmp_path: Path) -> None:
     build(tmp_path / "index", 3)
-    with LiveIndex(tmp_path / "index", expect_fingerprint="e" * 16, poll_s=3600) as live:
+    with LiveIndex(tmp_path / "index", lambda: "e" * 16, poll_s=3600) as live:
         with pytest.raises(IndexMismatch, match="the embedder in use is eeeeeeeeeeeeeeee"):
             live.current()
         build(tmp_path / "index", 3, ColourEmbedder(fingerprint="e" * 16))
         live.refresh()
         assert live.current().manifest.fingerprint == "e" * 16
         assert live.problem is None
+
+
+def test_a_version_of_the_next_embedder_waits_until_that_embedder_is_served(tmp_path: Path) -> None:
+    served = ColourEmbedder().fingerprint
+    old = build(tmp_path / "index", 3)
+    with LiveIndex(tmp_path / "index", lambda: served, poll_s=0.02) as live:
+        new = build(tmp_path / "index", 4, ColourEmbedder(fingerprint="e" * 16))
+        wait_until(lambda: live.problem is not None)
+        assert isinstance(live.problem, IndexMismatch)
+        assert new in live.problem.message and "e" * 16 in live.problem.message
+        assert live.current().info.version == old
+        served = "e" * 16
+        wait_until(lambda: live.current().info.version == new)
+        wait_until(lambda: live.problem is None)
+
+
+def test_a_version_in_use_is_checked_as_soon_as_the_embedder_is_known(tmp_path: Path) -> None:
+    served = None
+    build(tmp_path / "index", 3)
+    with LiveIndex(tmp_path / "index", lambda: served, poll_s=0.02) as live:
+        assert live.problem is None
+        served = "e" * 16
+        wait_until(lambda: isinstance(live.problem, IndexMismatch))
 
 
 def test_a_damaged_first_version_is_told_by_name(tmp_path: Path) -> None:

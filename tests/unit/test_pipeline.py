@@ -19,7 +19,7 @@ from lookalike.index.edits import IndexEditor
 from lookalike.index.faiss_index import open_index
 from lookalike.pipeline import SearchPipeline, select_subjects
 from lookalike.schemas import Attribute, Description, Detection, SearchRequest, SearchResponse
-from lookalike.stage_timer import Deadline
+from lookalike.stage_timer import Deadline, StageTimer
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (40, 60, 220), "yellow": (230, 220, 40)}
 
@@ -236,6 +236,17 @@ async def test_every_stage_is_timed(search) -> None:
     timings = (await search(photo("red"), settings={"describe_from": "crop"})).timings_ms
     assert set(timings) == {"decode", "detect", "crop", "embed", "describe", "lookup", "total"}
     assert timings["total"] >= max(ms for stage, ms in timings.items() if stage != "total")
+
+
+async def test_a_failed_search_keeps_the_times_of_its_stages(
+    index_dir: Path, models: ColourModels, executor: ThreadPoolExecutor
+) -> None:
+    models.embedder.fingerprint, timer = "d1" * 8, StageTimer()
+    index = open_index(index_dir, IndexSettings())
+    pipeline = SearchPipeline(models, lambda: index, RouterSettings(), executor)
+    with pytest.raises(IndexMismatch):
+        await pipeline.search(SearchRequest(image=photo("red")), "r", Deadline(5000), timer)
+    assert set(timer.timings_ms()) >= {"decode", "detect", "crop", "embed", "total"}
 
 
 def test_detections_below_the_line_are_not_searched() -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from lookalike.errors import InvalidOption, InvalidRequest
-from lookalike.rows import Row, array_in, array_reply, images_in, options_in, search_request_in
+from lookalike.rows import Row, array_in, array_reply, error_reply, images_in, options_in, search_request_in
 from lookalike.schemas import SearchOptions
 
 IMAGE = b"\xff\xd8 not decoded here"
@@ -108,3 +108,22 @@ def test_a_cut_array_is_an_invalid_request(cut: int) -> None:
     whole = array_reply(np.zeros((4, 4), np.uint8), {}).body
     with pytest.raises(InvalidRequest):
         array_in(whole[:cut])
+
+
+def test_an_npz_is_no_array() -> None:
+    buffer = io.BytesIO()
+    np.savez(buffer, pixels=np.zeros((4, 4, 3), np.uint8))
+    with pytest.raises(InvalidRequest, match="archive"):
+        array_in(buffer.getvalue())
+
+
+def test_an_error_that_quotes_a_lone_surrogate_is_still_answered() -> None:
+    reply = error_reply(InvalidOption("filters name no attribute: \ud800"), Row("r"))
+    assert reply.status == 422
+    assert b"no attribute: ?" in reply.body
+
+
+def test_json_nested_beyond_reason_in_a_header_is_an_invalid_option() -> None:
+    row = Row("r", body=IMAGE, headers={"x-lookalike-filters": "[" * 100_000})
+    with pytest.raises(InvalidOption, match="filters"):
+        search_request_in(row)

@@ -1,18 +1,24 @@
 """The server's settings: every key is one that TorchServe knows, agrees with the package's own and is documented."""
 
 import dataclasses
+import json
+import os
 import re
 import struct
+import time
 import zipfile
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import yaml
+from typer.testing import CliRunner
 
 from lookalike import metrics
 from lookalike.config import ImageLimits, ModelSettings, RouterSettings
 from lookalike.errors import SetupError
+from lookalike.process_table import ProcessId
+from lookalike.server_commands import app as server_commands
 from lookalike.server_config import (
     ServerFiles,
     ServerSettings,
@@ -197,9 +203,41 @@ def test_the_command_starts_the_jvm_itself_with_models_by_name(files, addresses)
     assert "org.pytorch.serve.ModelServer" in command
 
 
+def test_the_environment_names_the_index_folder_of_server_and_demo(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LOOKALIKE_ROUTER_INDEX_DIR", "some/index")
+    files = ServerFiles.of(ROOT)
+    assert files.index_dir == tmp_path / "some/index"
+    assert not files.has_index()
+    files.index_dir.mkdir(parents=True)
+    (files.index_dir / "CURRENT").touch()
+    assert files.has_index()
+
+
+def test_without_a_word_of_the_environment_the_index_is_the_checkouts(monkeypatch):
+    monkeypatch.delenv("LOOKALIKE_ROUTER_INDEX_DIR", raising=False)
+    assert ServerFiles.of(ROOT).index_dir == ROOT / "var/index"
+
+
+@pytest.mark.parametrize(("age_s", "told"), [(60, False), (-60, True)])
+def test_serve_tells_when_an_archive_was_rebuilt_after_the_server_started(tmp_path, age_s, told):
+    files, this = ServerFiles.of(tmp_path), ProcessId.of(os.getpid())
+    files.archives.mkdir(parents=True)
+    state = {"pid": this.pid, "start_ticks": this.start_ticks, "base_url": "http://127.0.0.1:9", "metrics_url": ""}
+    paths = {name: str(tmp_path / name) for name in ("management_socket", "run_dir", "log_file")}
+    (files.state / "server.json").write_text(json.dumps(state | paths))
+    archive = files.archives / "search.mar"
+    archive.touch()
+    os.utime(archive, (time.time() - age_s,) * 2)
+    output = CliRunner().invoke(server_commands, ["serve", "--root", str(tmp_path)]).output
+    assert "already running" in output
+    assert ("restart to serve the new archives: lookalike stop, lookalike serve" in output) == told
+
+
 def test_workers_find_the_models_and_the_index_of_their_own_server(files, addresses, monkeypatch):
     monkeypatch.delenv("LOOKALIKE_ROUTER_DETECTOR_URL", raising=False)
-    monkeypatch.setenv("LOOKALIKE_ROUTER_INDEX_DIR", "some/index")
+    monkeypatch.setenv("LOOKALIKE_ROUTER_INDEX_DIR", "another/index")
+    files = dataclasses.replace(files, index_dir=Path("some/index"))
     environment = server_environment(addresses, files, threads=3)
     assert environment["LOOKALIKE_ROUTER_DETECTOR_URL"] == f"{addresses.base_url}/predictions/detector"
     assert environment["LOOKALIKE_ROUTER_INDEX_DIR"] == str(Path("some/index").resolve())

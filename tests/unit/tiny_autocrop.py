@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from training.detector_config import DetectorConfig
+from training.detector.config import DetectorConfig
 
 COLUMNS = [
     "file",

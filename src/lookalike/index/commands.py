@@ -140,6 +140,7 @@ def search(
 @app.command()
 def use(version: Annotated[str, typer.Argument(help="A version on disk.")], index_dir: IndexDir = INDEX_DIR) -> None:
     """Publish a version again that is still on disk: the way back after a bad build."""
+    IndexLayout(index_dir).version_dir(version)  # asked before the writer makes its folders
     with IndexWriter(index_dir) as writer:
         typer.echo(f"{writer.use(version).version} is in use")
 

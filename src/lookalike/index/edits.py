@@ -13,6 +13,7 @@ from lookalike.config import IndexSettings
 from lookalike.errors import IndexMismatch, IndexUnavailable, SetupError, VectorIndexError
 from lookalike.index.durable import told_when_full
 from lookalike.index.items import ItemRecord
+from lookalike.index.layout import IndexLayout
 from lookalike.index.manifest import BuildSettings, Kind, Manifest
 from lookalike.index.merge import merge_records
 from lookalike.index.snapshot import Snapshot
@@ -89,6 +90,7 @@ class IndexEditor:
             IndexMismatch: the index was built by another embedder or with another preparation.
             IndexUnavailable, IndexDamaged: there is no version to add to.
         """
+        IndexLayout(self._index_dir).published_dir()  # asked before the writer makes its folders
         with self._writer() as writer:
             base = writer.current()
             _check_alike(base.manifest, embedder)
@@ -101,6 +103,7 @@ class IndexEditor:
         Raises:
             IndexUnavailable, IndexDamaged: there is no version to remove from.
         """
+        IndexLayout(self._index_dir).published_dir()  # asked before the writer makes its folders
         with self._writer() as writer:
             base = writer.current()
             records, unwanted = base.items.records(), set(item_ids)

@@ -3,6 +3,7 @@
 import logging
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -11,7 +12,8 @@ from lookalike.config import IndexSettings
 from lookalike.errors import IndexDamaged, IndexUnavailable, LookalikeError
 from lookalike.index.faiss_index import FaissIndex
 from lookalike.index.layout import IndexLayout
-from lookalike.index.snapshot import open_snapshot
+from lookalike.index.manifest import read_manifest
+from lookalike.index.snapshot import check_kind, open_snapshot
 from lookalike.index.verify import verify_snapshot
 
 log = logging.getLogger(__name__)
@@ -23,21 +25,24 @@ class LiveIndex:
 
     The first version is opened at once, its contents unread, so that a restart is quick. A version that follows is
     read and checked wholly beside the one in use: it is warm when it takes over, and a bad one never does.
+
+    `served_fingerprint` tells whose embeddings will be searched for, None until that is known. A version of another
+    embedder is refused, and looked at again when another embedder is served.
     """
 
     def __init__(
         self,
         index_dir: Path,
-        expect_fingerprint: str | None = None,
+        served_fingerprint: Callable[[], str | None] = lambda: None,
         poll_s: float = 1.0,
         settings: IndexSettings | None = None,
     ) -> None:
         self._layout = IndexLayout(index_dir)
-        self._expect_fingerprint = expect_fingerprint
+        self._served_fingerprint = served_fingerprint
         self._settings = settings or IndexSettings.load()
         self._index: FaissIndex | None = None
         self._problem: LookalikeError | None = None
-        self._seen: tuple[int, int, int] | None = (-1, -1, -1)  # what no file has: the first look always counts
+        self._seen: tuple[tuple[int, int, int] | None, str | None] | None = None  # None: the first look counts
         self._retry_s = 0.0
         self._refreshing = threading.Lock()
         self._stopped = threading.Event()
@@ -47,7 +52,7 @@ class LiveIndex:
 
     @property
     def problem(self) -> LookalikeError | None:
-        """Why the version that CURRENT names is not in use; None when it is."""
+        """What is wrong with the version that CURRENT names; None when it is in use and fits the embedder."""
         return self._problem
 
     def current(self) -> FaissIndex:
@@ -66,12 +71,13 @@ class LiveIndex:
     def refresh(self) -> None:
         """Look at CURRENT now and swap when it names another, good version; never raises for a bad one."""
         with self._refreshing:
-            seen = self._stat()
+            served = self._served_fingerprint()
+            seen = self._stat(), served
             if seen == self._seen and (self._problem is None or time.monotonic() < self._retry_s):
                 return
             self._seen = seen
             try:
-                self._swap()
+                self._swap(served)
                 self._problem = None
             except LookalikeError as error:
                 self._refuse(error)
@@ -104,13 +110,14 @@ class LiveIndex:
             return None
         return found.st_ino, found.st_mtime_ns, found.st_size
 
-    def _swap(self) -> None:
+    def _swap(self, served: str | None) -> None:
         version_dir = self._layout.published_dir()
+        check_kind(read_manifest(version_dir), served)  # first: what is refused is looked at again and again
         before = self._index
         if before is not None and before.info.version == version_dir.name:
             return
         opened = open_snapshot if before is None else verify_snapshot
-        index = FaissIndex(opened(version_dir, self._expect_fingerprint), self._settings)
+        index = FaissIndex(opened(version_dir), self._settings)
         self._index = index
         log.info(
             "index version %s is in use: %d items, %s%s",

@@ -29,7 +29,7 @@ def open_snapshot(version_dir: Path, expect_fingerprint: str | None = None) -> S
         IndexMismatch: the index was built by another embedder than `expect_fingerprint`, or for another metric.
     """
     manifest = read_manifest(version_dir)
-    _check_kind(manifest, expect_fingerprint)
+    check_kind(manifest, expect_fingerprint)
     check_sizes(version_dir, manifest)
     vectors = _open_vectors(version_dir / VECTORS, manifest)
     items = Items.open(version_dir / ITEMS)
@@ -40,7 +40,12 @@ def open_snapshot(version_dir: Path, expect_fingerprint: str | None = None) -> S
     return Snapshot(version_dir, manifest, vectors, items)
 
 
-def _check_kind(manifest: Manifest, expect_fingerprint: str | None) -> None:
+def check_kind(manifest: Manifest, expect_fingerprint: str | None = None) -> None:
+    """Check that the version can be searched with the embeddings of `expect_fingerprint`; None: of any embedder.
+
+    Raises:
+        IndexMismatch: it was built by another embedder, or for another metric.
+    """
     if (manifest.metric, manifest.dtype) != (METRIC, DTYPE):
         raise IndexMismatch(
             f"index version {manifest.version} was built for {manifest.metric} on {manifest.dtype}; "
