@@ -3,12 +3,11 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-import yaml
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field
 
-from lookalike.errors import SetupError
 from lookalike.model_store import WheelSource
 from lookalike.preprocessing import Preprocess
+from training.configuration import read_config
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -118,12 +117,4 @@ def load_config(path: Path) -> DetectorConfig:
     Raises:
         SetupError: when it is missing, not YAML, or says something that it may not.
     """
-    try:
-        return DetectorConfig.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except OSError as error:
-        raise SetupError(f"{path}: cannot be read ({error.strerror})") from error
-    except yaml.YAMLError as error:
-        raise SetupError(f"{path}: is not YAML ({error})") from error
-    except ValidationError as error:
-        wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        raise SetupError(f"{path}: {wrong}") from error
+    return read_config(path, DetectorConfig)

@@ -3,11 +3,10 @@
 from pathlib import Path
 from typing import Annotated, Self
 
-import yaml
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, model_validator
 
 from lookalike.attributes import NameRules
-from lookalike.errors import SetupError
+from training.configuration import read_config
 from training.metadata.heads import Recipe
 
 
@@ -87,12 +86,4 @@ def load_config(path: Path) -> TrainingConfig:
     Raises:
         SetupError: when it is missing, not YAML, or says something that it may not.
     """
-    try:
-        return TrainingConfig.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except OSError as error:
-        raise SetupError(f"{path}: cannot be read ({error.strerror})") from error
-    except yaml.YAMLError as error:
-        raise SetupError(f"{path}: is not YAML ({error})") from error
-    except ValidationError as error:
-        wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        raise SetupError(f"{path}: {wrong}") from error
+    return read_config(path, TrainingConfig)
