@@ -17,7 +17,7 @@ from PIL import Image
 from lookalike import rows as wire
 from lookalike.config import ModelSettings
 from lookalike.errors import DeadlineExceeded, InvalidOption, InvalidRequest, LookalikeError, ModelFailed, UnknownPath
-from lookalike.images import decode_image
+from lookalike.images import check_size, decode_image
 from lookalike.model_store import read_built_model, read_preprocess
 from lookalike.preprocessing import Preprocess
 from lookalike.rows import Reply, Row
@@ -64,19 +64,20 @@ def read_pixels(row: Row, preprocess: Preprocess, settings: ModelSettings) -> tu
         RequestError: saying which part of the row is wrong.
     """
     if row.content_type == wire.NPY_TYPE:
-        return _pixels_of_array(wire.array_in(row.body or b""), preprocess, settings.max_images)
+        return _pixels_of_array(wire.array_in(row.body or b""), preprocess, settings)
     decoded = [decode_image(data, settings.limits) for data in wire.images_in(row, settings.max_images)]
     return np.stack([preprocess.fit(image.pixels) for image in decoded]), [image.info for image in decoded]
 
 
 def _pixels_of_array(
-    array: NDArray[Any], preprocess: Preprocess, max_images: int
+    array: NDArray[Any], preprocess: Preprocess, settings: ModelSettings
 ) -> tuple[NDArray[np.uint8], list[ImageInfo]]:
     pixels = array[None] if array.ndim == 3 else array
     if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[3] != 3 or 0 in pixels.shape:
         raise InvalidRequest(f"array is {array.dtype} {array.shape}", allowed="uint8 (h, w, 3) or (n, h, w, 3), RGB")
-    if len(pixels) > max_images:
-        raise InvalidRequest(f"{len(pixels)} images in one request; at most {max_images} are taken")
+    if len(pixels) > settings.max_images:
+        raise InvalidRequest(f"{len(pixels)} images in one request; at most {settings.max_images} are taken")
+    check_size((pixels.shape[2], pixels.shape[1]), settings.limits)
     info = ImageInfo(width=pixels.shape[2], height=pixels.shape[1], format="NPY")
     if not preprocess.fits(pixels):
         pixels = np.stack([preprocess.fit(Image.fromarray(one)) for one in pixels])

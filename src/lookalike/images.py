@@ -67,10 +67,10 @@ def decode_image(data: bytes, limits: ImageLimits) -> DecodedImage:
         raise ImageTooLarge(f"image has {len(data)} bytes", allowed=f"at most {limits.max_bytes} bytes")
     screened = screen(data)
     if screened.size is not None:
-        _check_size(screened.size, limits)
+        check_size(screened.size, limits)
     try:
         with _READERS[screened.format](io.BytesIO(screened.data)) as image:
-            _check_size(image.size, limits)  # what the reader found counts, whatever the header seemed to say
+            check_size(image.size, limits)  # what the reader found counts, whatever the header seemed to say
             image.load()
             orientation = screened.orientation or exif_orientation(image.info.get("exif") or b"")
             pixels = _turn_upright(to_rgb(image), orientation)
@@ -103,7 +103,8 @@ def crop_box(image: Image.Image, box: Box) -> Image.Image:
     )
 
 
-def _check_size(size: tuple[int, int], limits: ImageLimits) -> None:
+def check_size(size: tuple[int, int], limits: ImageLimits) -> None:
+    """Accept an image of `size` (width, height); raises ImageTooLarge."""
     width, height = size
     if max(size) > limits.max_edge_px:
         allowed = f"at most {limits.max_edge_px} px along the longest edge"

@@ -36,11 +36,17 @@ def select_subjects(
     subject alone, and a crop then costs more than it gains (docs/evaluation.md).
     """
     if box is not None:
-        return [Subject(box=box, source="client")]
+        return [Subject(box=_inside(box, size), source="client")]
     whole = Subject(box=(0, 0, *size), source="whole_image")
     best = [detection for detection in detections if detection.score >= min_score][:count]
     subjects = [Subject(box=d.box, source="detector", score=d.score, label=d.label) for d in best]
     return [*subjects, whole] if count > 1 or not subjects else subjects
+
+
+def _inside(box: Box, size: tuple[int, int]) -> Box:
+    """Return `box` clipped to the image; one that lies outside stays as it is, for `crop_box` to refuse by name."""
+    x1, y1, x2, y2 = max(box[0], 0), max(box[1], 0), min(box[2], size[0]), min(box[3], size[1])
+    return (x1, y1, x2, y2) if x1 < x2 and y1 < y2 else box
 
 
 class SearchPipeline:

@@ -127,6 +127,11 @@ def test_an_array_that_is_no_image_is_refused(load_handler: Callable[..., Any], 
     assert "uint8" in answer.json()["error"]["allowed"]
 
 
+def test_an_array_is_held_to_the_limits_of_an_image(load_handler: Callable[..., Any]) -> None:
+    answer = load_handler("embedder").post(npy(np.zeros((1, 20_000, 3), np.uint8)), content_type=NPY_TYPE)
+    assert (answer.status, answer.json()["error"]["code"]) == (413, "image_too_large")
+
+
 def test_metadata_from_features_equals_metadata_from_the_image(load_handler: Callable[..., Any]) -> None:
     npz = np.load(io.BytesIO(load_handler("embedder").post(golden_image(), accept=NPZ_TYPE).body))
     handler = load_handler("metadata_creator")

@@ -160,6 +160,11 @@ async def test_a_box_outside_of_the_image_is_refused_with_the_image_size(search)
         await search(photo("green", "blue"), box=(500, 20, 600, 60))
 
 
+async def test_a_client_box_comes_back_clipped_to_the_image(search) -> None:
+    response = await search(photo("green", "blue"), box=(120, -50, 1e9, 60))
+    assert response.subject.box == (120, 0, 200, 60)
+
+
 async def test_crop_none_searches_the_whole_image(search, models: ColourModels) -> None:
     response = await search(png(Image.new("RGB", (30, 30), COLOURS["yellow"])), crop="none", top_k=1)
     assert response.subject.source == "whole_image"
