@@ -6,7 +6,7 @@ from typing import TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from lookalike.errors import SetupError
+from lookalike.errors import SetupError, wrong_fields
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -24,5 +24,5 @@ def read_config(path: Path, model: type[M]) -> M:
     except yaml.YAMLError as error:
         raise SetupError(f"{path}: is not YAML ({error})") from error
     except ValidationError as error:
-        wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        wrong = wrong_fields(error)
         raise SetupError(f"{path}: {wrong}") from error

@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from lookalike.config import ModelSettings
-from lookalike.errors import InvalidRequest, SetupError
+from lookalike.errors import InvalidRequest, SetupError, wrong_fields
 from lookalike.schemas import Attribute, Description
 
 HEADS_FILE = "heads.safetensors"
@@ -247,7 +247,7 @@ def _read_card(path: Path) -> MetadataCard:
     except OSError as error:
         raise SetupError(f"{path} is missing or cannot be read") from error
     except ValidationError as error:
-        wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        wrong = wrong_fields(error)
         raise SetupError(f"{path}: {wrong}") from error
 
 

@@ -25,7 +25,6 @@ from lookalike.schemas import Description, Detection, DetectorResponse, Metadata
 from lookalike.stage_timer import Deadline
 
 logger = logging.getLogger(__name__)
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from lookalike.errors import SetupError
+from lookalike.errors import SetupError, wrong_fields
 
 
 class Settings(BaseSettings):
@@ -36,7 +36,7 @@ class Settings(BaseSettings):
         try:
             return cls(**(section or {}))
         except ValidationError as error:
-            wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+            wrong = wrong_fields(error)
             allowed = ", ".join(cls.model_fields)
             raise SetupError(f"{cls.__name__}: {wrong}", allowed=allowed) from error
 

@@ -24,6 +24,8 @@ LookalikeError                      500 internal_error
 from collections.abc import Sequence
 from typing import ClassVar
 
+from pydantic import ValidationError
+
 
 class LookalikeError(Exception):
     """An error with an HTTP status, a code that stays the same across versions, and what is allowed instead."""
@@ -144,3 +146,8 @@ class SetupError(LookalikeError):
     """A setting, a weight file or a catalogue is wrong; the message names it."""
 
     code = "setup_error"
+
+
+def wrong_fields(error: ValidationError) -> str:
+    """Return what pydantic found wrong, each field by its path: `a.b: must be ...; c: ...`."""
+    return "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())

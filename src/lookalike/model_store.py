@@ -7,7 +7,7 @@ from typing import Annotated
 import yaml
 from pydantic import BaseModel, Field, ValidationError
 
-from lookalike.errors import SetupError
+from lookalike.errors import SetupError, wrong_fields
 from lookalike.preprocessing import Preprocess
 
 MODEL_FILE = "model.json"
@@ -76,7 +76,7 @@ def load_entries(models_yaml: Path) -> dict[str, ModelEntry]:
     try:
         return _Catalogue.model_validate(yaml.safe_load(_read_bytes(models_yaml))).models
     except ValidationError as error:
-        wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        wrong = wrong_fields(error)
         raise SetupError(f"{models_yaml}: {wrong}") from error
     except yaml.YAMLError as error:
         raise SetupError(f"{models_yaml} is not YAML: {error}") from error

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from lookalike.errors import IndexDamaged
+from lookalike.errors import IndexDamaged, wrong_fields
 
 FORMAT_VERSION = 1
 METRIC, DTYPE = "cosine", "float32"
@@ -82,7 +82,7 @@ def read_manifest(version_dir: Path) -> Manifest:
     try:
         manifest = Manifest.model_validate_json(text)
     except ValidationError as error:
-        wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        wrong = wrong_fields(error)
         raise IndexDamaged(f"index version {version_dir.name}: {MANIFEST} is wrong: {wrong}") from error
     if manifest.version != version_dir.name or not manifest.version.endswith(f"-{manifest.digest()}"):
         raise IndexDamaged(f"index version {version_dir.name}: {MANIFEST} was altered: it does not match its name")

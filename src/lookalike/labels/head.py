@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from lookalike.errors import InvalidRequest, SetupError
+from lookalike.errors import InvalidRequest, SetupError, wrong_fields
 from lookalike.model_store import sha256_of
 from lookalike.preprocessing import Preprocess
 
@@ -101,7 +101,7 @@ def read_card(folder: Path) -> LabelCard:
             f"{folder} holds no trained task: {CARD_FILE}: {error.strerror}", allowed="lookalike labels train TASK.yaml"
         ) from error
     except ValidationError as error:
-        wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        wrong = wrong_fields(error)
         raise SetupError(f"{folder / CARD_FILE}: {wrong}") from error
 
 
