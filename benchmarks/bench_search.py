@@ -23,13 +23,13 @@ import numpy as np
 
 from benchmarks.bench_index_load import build
 from lookalike.archives import ArchiveSources, build_archives
-from lookalike.attributes import Describer
 from lookalike.clients import LocalModelClient
 from lookalike.config import IndexSettings, ModelSettings, RouterSettings
 from lookalike.detection import Detector
 from lookalike.embedding import Embedder
 from lookalike.golden.draw import draw_golden_image
 from lookalike.index.faiss_index import open_index
+from lookalike.metadata import CropDescriber
 from lookalike.model_store import read_built_model
 from lookalike.pipeline import SearchPipeline
 from lookalike.process_table import server_processes
@@ -65,7 +65,7 @@ class BareSearch:
         client = LocalModelClient(
             Detector.load(models / "detector", settings),
             Embedder.load(models / "embedder", settings),
-            Describer.load(models / "metadata_creator", settings),
+            CropDescriber.load(models / "metadata_creator", settings),
             self._executor,
             router.min_detection_score,
         )

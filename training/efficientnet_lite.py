@@ -8,6 +8,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
+WIDTH = 1280  # of the pooled features
 _LITE0_BLOCKS = (1, 2, 2, 3, 3, 4, 1)
 _TOP_LAYERS = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2"}
 # The first stage's blocks do not expand their input, so timm shifts the names of their layers.

@@ -32,12 +32,11 @@ from lookalike.model_store import (
     sha256_of,
 )
 from lookalike.preprocessing import Preprocess
-from training.export_metadata import build_metadata
+from training.export_metadata import checked_heads, lay_beside_embedder
 
-METADATA = "metadata_creator"
-EXPORTABLE = ("detector", "embedder", METADATA)  # metadata is assembled from the embedder: it comes after it
+EXPORTABLE = ("detector", "embedder", "metadata_creator")
 _LABELS_FILE = "labels.txt"
-_SOURCES = ("efficientnet_lite.py", "networks.py", "picodet.py")
+_SOURCES = ("efficientnet_lite.py", "networks.py", "picodet.py", "embedder/network.py", "metadata/network.py")
 
 _log = logging.getLogger(__name__)
 
@@ -58,15 +57,12 @@ def build_models(
             raise SetupError(f"model {name!r} is not built by export", allowed=EXPORTABLE)
     folders = []
     for name in sorted(names, key=EXPORTABLE.index):
-        if name == METADATA:
-            built = build_metadata(name, entries[name], store_dir, models_dir)
-            _log.info("%s is %s", name, "built" if built else "up to date")
-            folders.append(models_dir / name)
-            continue
         preprocess = read_preprocess(store_dir / name)
         if input_px is not None:
             preprocess = preprocess.model_copy(update={"height_px": input_px, "width_px": input_px})
         folders.append(_build_listed(name, entries[name], preprocess, store_dir, models_dir / name, downloads_dir))
+    if lay_beside_embedder(models_dir):
+        _log.info("the embedder carries the metadata model")
     return folders
 
 
@@ -74,7 +70,8 @@ def _build_listed(
     name: str, entry: ModelEntry, preprocess: Preprocess, store_dir: Path, model_dir: Path, downloads_dir: Path
 ) -> Path:
     labels = _read_labels(store_dir / name / _LABELS_FILE)
-    recipe = _recipe(entry, preprocess, labels)
+    heads = checked_heads(store_dir / name, entry, preprocess)
+    recipe = _recipe(entry, preprocess, labels, heads)
     if is_up_to_date(model_dir, recipe):
         _log.info("%s is up to date", name)
         return model_dir
@@ -83,13 +80,19 @@ def _build_listed(
 
     _log.info("building %s", name)
     weights = fetch_weights(name, entry, store_dir, downloads_dir)
-    return build_model(name, entry, weights, preprocess, labels, model_dir)
+    return build_model(name, entry, weights, preprocess, labels, model_dir, heads)
 
 
 def build_model(
-    name: str, entry: ModelEntry, weights: Path, preprocess: Preprocess, labels: list[str], model_dir: Path
+    name: str,
+    entry: ModelEntry,
+    weights: Path,
+    preprocess: Preprocess,
+    labels: list[str],
+    model_dir: Path,
+    heads: Sequence[Path] = (),
 ) -> Path:
-    """Export one model into `model_dir`, replacing what is there; return `model_dir`.
+    """Export one model into `model_dir` with the files of its `heads`, replacing what is there; return `model_dir`.
 
     Raises:
         SetupError: when the entry names no architecture, or one that is not known.
@@ -102,7 +105,8 @@ def build_model(
     with tempfile.TemporaryDirectory(dir=model_dir.parent, prefix=f".{name}-") as scratch:
         folder = Path(scratch) / name
         folder.mkdir(mode=0o755)
-        shutil.copyfile(weights, folder / WEIGHTS_FILE)
+        for source, file in [(weights, WEIGHTS_FILE), *((path, path.name) for path in heads)]:
+            shutil.copyfile(source, folder / file)
         (folder / PREPROCESS_FILE).write_text(preprocess.model_dump_json(indent=2) + "\n")
         network = load_network(entry.architecture, weights, preprocess)
         export_network(network, preprocess, folder / TORCH_FILE, folder / ONNX_FILE)
@@ -110,12 +114,12 @@ def build_model(
             name=name,
             version=entry.version,
             architecture=entry.architecture,
-            fingerprint=fingerprint_of(sha256_of(weights), preprocess, entry.architecture),
+            fingerprint=fingerprint_of("".join(map(sha256_of, (weights, *heads))), preprocess, entry.architecture),
             licence=entry.licence,
             dim=entry.dim,
             feature_dim=entry.feature_dim,
             labels=labels,
-            recipe=_recipe(entry, preprocess, labels),
+            recipe=_recipe(entry, preprocess, labels, heads),
             files={path.name: sha256_of(path) for path in sorted(folder.iterdir())},
         )
         (folder / MODEL_FILE).write_text(built.model_dump_json(indent=2) + "\n")
@@ -125,9 +129,9 @@ def build_model(
     return model_dir
 
 
-def _recipe(entry: ModelEntry, preprocess: Preprocess, labels: list[str]) -> str:
+def _recipe(entry: ModelEntry, preprocess: Preprocess, labels: list[str], heads: Sequence[Path]) -> str:
     """Return a hash of everything that decides the build's result; the entry holds the sha256 of the weights."""
-    sources = [sha256_of(Path(__file__).parent / source) for source in _SOURCES]
+    sources = [sha256_of(path) for path in (*(Path(__file__).parent / source for source in _SOURCES), *heads)]
     parts = [entry.model_dump_json(), preprocess.model_dump_json(), *labels, version("torch"), *sources]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 

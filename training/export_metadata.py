@@ -1,91 +1,43 @@
-"""Assembles the metadata model: the embedder's graph as backbone, and the heads fitted on its features."""
+"""What is special of a built metadata model: the heads beside its network, and a copy of it with the embedder."""
 
-import hashlib
 import shutil
-import tempfile
 from pathlib import Path
 
 from lookalike.attributes import CARD_FILE, HEADS_FILE, Describer
 from lookalike.config import ModelSettings
-from lookalike.errors import SetupError
-from lookalike.model_store import (
-    MODEL_FILE,
-    ONNX_FILE,
-    PREPROCESS_FILE,
-    TORCH_FILE,
-    BuiltModel,
-    ModelEntry,
-    fingerprint_of,
-    is_up_to_date,
-    read_built_model,
-    read_preprocess,
-    sha256_of,
-)
+from lookalike.metadata import METADATA_DIR
+from lookalike.model_store import MODEL_FILE, ModelEntry, fingerprint_of
+from lookalike.preprocessing import Preprocess
 
-_BACKBONE_FILES = (ONNX_FILE, TORCH_FILE, PREPROCESS_FILE)
+HEAD_FILES = (HEADS_FILE, CARD_FILE)
 
 
-def build_metadata(name: str, entry: ModelEntry, store_dir: Path, models_dir: Path) -> bool:
-    """Put the metadata model together in `models_dir / name`, from the built embedder beside it.
-
-    Return whether there was anything to do.
+def checked_heads(folder: Path, entry: ModelEntry, preprocess: Preprocess) -> list[Path]:
+    """Return the files of the heads in `folder`, which belong to the network of `entry`; none where it has no heads.
 
     Raises:
-        SetupError: when a part is missing or altered, or the heads were fitted on another embedder's features.
+        SetupError: when one is missing or altered, or they were fitted on another network's features.
     """
-    backbone_dir, heads_dir = models_dir / "embedder", store_dir / name
-    backbone = read_built_model(backbone_dir)
-    recipe = _recipe(entry, backbone, heads_dir)
-    if is_up_to_date(models_dir / name, recipe) and (backbone_dir / CARD_FILE).exists():
+    if not (folder / CARD_FILE).exists():
+        return []
+    network = fingerprint_of(entry.weights_sha256 or "", preprocess, entry.architecture or "")
+    Describer.load(folder, ModelSettings.load()).check_network(network)
+    return [folder / name for name in HEAD_FILES]
+
+
+def lay_beside_embedder(models_dir: Path) -> bool:
+    """Copy the built metadata model into the built embedder's folder; return whether there was anything to do.
+
+    The embedder's server then describes a crop in the request that embeds it (docs/adr/0006-metadata-network.md).
+    """
+    built, beside = models_dir / METADATA_DIR, models_dir / "embedder" / METADATA_DIR
+    if not (built.exists() and beside.parent.exists()):
         return False
-    _check_parts(name, entry, backbone, heads_dir)
-    # The embedder carries the heads too: it then describes a crop in the forward pass that embeds it.
-    for file in (HEADS_FILE, CARD_FILE):
-        shutil.copyfile(heads_dir / file, backbone_dir / file)
-    with tempfile.TemporaryDirectory(dir=models_dir, prefix=f".{name}-") as scratch:
-        folder = Path(scratch) / name
-        folder.mkdir(mode=0o755)
-        for file in _BACKBONE_FILES:
-            shutil.copyfile(backbone_dir / file, folder / file)
-        for file in (HEADS_FILE, CARD_FILE):
-            shutil.copyfile(heads_dir / file, folder / file)
-        (folder / MODEL_FILE).write_text(
-            _describe(name, entry, backbone, folder, recipe).model_dump_json(indent=2) + "\n"
-        )
-        if (models_dir / name).exists():
-            (models_dir / name).rename(Path(scratch) / "replaced")
-        folder.rename(models_dir / name)
+    if beside.exists() and (beside / MODEL_FILE).read_bytes() == (built / MODEL_FILE).read_bytes():
+        return False
+    partial = beside.with_name(f".{METADATA_DIR}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    shutil.copytree(built, partial)
+    shutil.rmtree(beside, ignore_errors=True)
+    partial.rename(beside)
     return True
-
-
-def _check_parts(name: str, entry: ModelEntry, backbone: BuiltModel, heads_dir: Path) -> None:
-    found = sha256_of(heads_dir / HEADS_FILE)
-    if found != entry.weights_sha256:
-        raise SetupError(f"{heads_dir / HEADS_FILE} has sha256 {found}, models.yaml says {entry.weights_sha256}")
-    fitted_on = Describer.load(heads_dir, ModelSettings.load()).feature_fingerprint
-    if fitted_on != backbone.fingerprint:
-        raise SetupError(
-            f"{name}: the heads were fitted on the features of embedder {fitted_on}, "
-            f"but embedder {backbone.fingerprint} is built: run `python -m training.train_metadata`"
-        )
-
-
-def _describe(name: str, entry: ModelEntry, backbone: BuiltModel, folder: Path, recipe: str) -> BuiltModel:
-    assert entry.weights_sha256 is not None
-    architecture = f"{entry.architecture} on {backbone.fingerprint}"
-    return BuiltModel(
-        name=name,
-        version=entry.version,
-        architecture=architecture,
-        fingerprint=fingerprint_of(entry.weights_sha256, read_preprocess(folder), architecture),
-        licence=entry.licence,
-        dim=backbone.dim,
-        feature_dim=backbone.feature_dim,
-        recipe=recipe,
-        files={path.name: sha256_of(path) for path in sorted(folder.iterdir())},
-    )
-
-
-def _recipe(entry: ModelEntry, backbone: BuiltModel, heads_dir: Path) -> str:
-    parts = [entry.model_dump_json(), backbone.model_dump_json(), sha256_of(heads_dir / CARD_FILE)]
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()

@@ -65,7 +65,7 @@ class EmbedderNetwork(nn.Module):
         return {"embedding": F.normalize(self.projection(features), dim=1), "features": features}
 
 
-Network = DetectorNetwork | EmbedderNetwork
+Network = nn.Module  # DetectorNetwork, EmbedderNetwork, or a trained one: uint8 pixels in, tensors by name out
 
 
 def _picodet_s(preprocess: Preprocess, weights: Mapping[str, Tensor]) -> Network:
@@ -77,9 +77,23 @@ def _efficientnet_lite0(preprocess: Preprocess, weights: Mapping[str, Tensor]) -
     return EmbedderNetwork(_with_weights(efficientnet_lite0(), weights), preprocess)
 
 
+def _trained_lite0(preprocess: Preprocess, weights: Mapping[str, Tensor]) -> Network:
+    from training.embedder.network import load_tailed_embedder  # which takes Normalise from here
+
+    return load_tailed_embedder(preprocess, weights, "efficientnet_lite0", "blocks.4", "avg")
+
+
+def _halved_lite0(preprocess: Preprocess, weights: Mapping[str, Tensor]) -> Network:
+    from training.metadata.network import HalvedBackbone  # which takes Normalise from here
+
+    return HalvedBackbone(_with_weights(efficientnet_lite0(), weights), preprocess)
+
+
 ARCHITECTURES: dict[str, Callable[[Preprocess, Mapping[str, Tensor]], Network]] = {
     "picodet_s": _picodet_s,
     "efficientnet_lite0": _efficientnet_lite0,
+    "efficientnet_lite0-blocks.4-avg-512": _trained_lite0,
+    "efficientnet_lite0-half": _halved_lite0,
 }
 
 

@@ -29,7 +29,7 @@ from training.embedder.store import WEIGHTS_FILE, create_network, write_embedder
 from training.evaluate_embedder import data_dir
 from training.networks import Normalise
 
-_START_IMAGES = 2048  # that the projection's axes are taken from
+_START_IMAGES = 512  # of each set, that the projection's axes are taken from
 
 _log = logging.getLogger(__name__)
 
@@ -52,9 +52,9 @@ def train(config: EmbedderConfig, folders: Folders, processes: Processes, thread
     torch.manual_seed(config.seed)
     network = create_network(config.network, folders.downloads)
     normalise = Normalise(config.preprocess)
-    cache = _cached(config, data, network, folders, processes, threads)
+    cache = cached_maps(config, data, network, folders, processes, threads)
     if config.network.projection_start == "principal" and not (folders.run / CHECKPOINT_FILE).exists():
-        start_projection(network, _start_features(data, network, normalise, cache, processes))
+        start_projection(network, *start_features(data, network, normalise, cache))
     trainer = Trainer(config, data, network, normalise, processes, folders.run, cache)
     _log.info("%d images to train on, %d held out; %s", len(data.train), len(data.validation), described(network))
     if go_on:
@@ -64,7 +64,7 @@ def train(config: EmbedderConfig, folders: Folders, processes: Processes, thread
     return trainer
 
 
-def _cached(
+def cached_maps(
     config: EmbedderConfig,
     data: TrainingData,
     network: TailedEmbedder,
@@ -72,33 +72,41 @@ def _cached(
     processes: Processes,
     threads: int,
 ) -> CachedMaps | None:
+    """Return what the untouched network makes of every view, computed where it is not kept; None without a cache."""
     if not config.views.cached:
         return None
     if processes.first:
-        made = CachedMaps(data, Trunk(network.trunk, config.preprocess, processes.device, threads), folders.cache)
+        made = CachedMaps(data, Trunk(network, config.preprocess, processes.device, threads), folders.cache)
     processes.wait()
     if not processes.first:
-        made = CachedMaps(data, Trunk(network.trunk, config.preprocess, processes.device, threads), folders.cache)
+        made = CachedMaps(data, Trunk(network, config.preprocess, processes.device, threads), folders.cache)
     return made
 
 
-def _start_features(
-    data: TrainingData, network: TailedEmbedder, normalise: Normalise, cache: CachedMaps | None, processes: Processes
-) -> Tensor:
-    """Return pooled features of an even selection of the training pictures, the same in every process."""
-    stride = max(1, len(data.train) // _START_IMAGES)
-    pictures = data.train[::stride][:_START_IMAGES]
+def start_features(
+    data: TrainingData, network: TailedEmbedder, normalise: Normalise, cache: CachedMaps | None
+) -> tuple[Tensor, Tensor]:
+    """Return pooled features `(n, feature_dim)` of training pictures, the same in every process, and weights `(n,)`.
+
+    The weights of each set sum to the same: the axes are not those of the largest set.
+    """
+    chosen, weights = [], []
+    for name in dict.fromkeys(picture.set_name for picture in data.train):
+        pictures = [picture for picture in data.train if picture.set_name == name]
+        part = pictures[:: max(1, len(pictures) // _START_IMAGES)][:_START_IMAGES]
+        chosen += part
+        weights += [1 / len(part)] * len(part)
     network.eval()
     parts = []
     with torch.inference_mode():
-        for start in range(0, len(pictures), 32):
-            chunk = pictures[start : start + 32]
+        for start in range(0, len(chosen), 32):
+            chunk = chosen[start : start + 32]
             if cache is not None:
-                maps = cache.plain(chunk).float()
+                parts.append(cache.plain_features(chunk).float())
             else:
                 maps = network.trunk(normalise(torch.from_numpy(np.stack([data.views.plain(p) for p in chunk]))))
-            parts.append(network.pool(network.tail(maps)))
-    return torch.cat(parts).clone()
+                parts.append(network.pool(network.tail(maps)))
+    return torch.cat(parts).clone(), torch.tensor(weights)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

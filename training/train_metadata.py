@@ -1,9 +1,9 @@
-"""Fits the metadata heads on the embedder's features and writes them, calibrated, with what they need to be served.
+"""Fits the metadata heads on their network's features and writes them, calibrated, with what they need to be served.
 
-    python -m training.train_metadata --test
+    python -m training.train_metadata --network var/runs/metadata/network.safetensors --test
 
-reads the data folder ($LOOKALIKE_DATA, else ../shared/data) and the built embedder, and writes `heads.safetensors` and
-`metadata.json` to model_store/metadata_creator.
+reads the data folder ($LOOKALIKE_DATA, else ../shared/data) and the network that `training.train_metadata_network`
+wrote, and writes network, `heads.safetensors` and `metadata.json` to model_store/metadata_creator.
 """
 
 import argparse
@@ -11,6 +11,7 @@ import hashlib
 import json
 import logging
 import os
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -33,14 +34,15 @@ from lookalike.attributes import (
     standardised,
 )
 from lookalike.config import ModelSettings
-from lookalike.embedding import Embedder
 from lookalike.errors import LookalikeError, SetupError
 from training.metadata.config import TrainingConfig, load_config
 from training.metadata.data import class_numbers, label_lists, majority_mapping
 from training.metadata.features import FeatureSource, View
 from training.metadata.gate import Gate, fit_gate
 from training.metadata.heads import Examples, HeadsNetwork, Recipe, best_temperature, train_heads
+from training.metadata.network import NETWORK_FILE
 from training.metadata.report import Figures, figures_table, measure, sure_threshold
+from training.metadata.session import load_metadata_network
 from training.metadata.sets import Catalogue, Labelled, other_pictures, readable, user_photos
 
 Floats = NDArray[np.float32]
@@ -70,19 +72,16 @@ class Training:
         self.own_photos, self.held_out_photos = user_photos(*self._data)
 
     def best_heads(self) -> tuple[Recipe, HeadsNetwork]:
-        """Return the recipe, and the network it gave, with the best mean accuracy on val."""
-        results = [(*self._heads(recipe), recipe) for recipe in self.config.recipes]
+        """Return the recipe, and the heads it gave, with the best mean accuracy on val."""
+        val, results = self.plain_examples(self.val), []
+        counts = {name: len(labels) for name, labels in self.labels.items()}
+        for recipe in self.config.recipes:
+            results.append((*train_heads(recipe, self.examples(recipe), val, counts, self.config.seed), recipe))
+            _log.info("recipe %s: mean accuracy of the heads on val %.2f %%", recipe.name, 100 * results[-1][1])
         network, _, recipe = max(results, key=lambda result: result[1])
         return recipe, network
 
-    def _heads(self, recipe: Recipe) -> tuple[HeadsNetwork, float]:
-        val = Examples.of([self._powered(self.val)], class_numbers(self.val.rows, self.labels))
-        counts = {name: len(labels) for name, labels in self.labels.items()}
-        network, accuracy = train_heads(recipe, self._examples(recipe), val, counts, self.config.seed)
-        _log.info("recipe %s: mean accuracy of the heads on val %.2f %%", recipe.name, 100 * accuracy)
-        return network, accuracy
-
-    def _examples(self, recipe: Recipe) -> Examples:
+    def examples(self, recipe: Recipe) -> Examples:
         """Return the train split in the recipe's views; behind it the copies, which have but one view."""
         views = [self._view(view) for view in recipe.views]
         seen = np.isfinite([view.features[:, 0] for view in views]).all(axis=0)
@@ -90,6 +89,10 @@ class Training:
         rows = [row for part in (self.train.where(seen), *copies) for row in part.rows]
         matrices = [np.concatenate([self._powered(part) for part in (view.where(seen), *copies)]) for view in views]
         return Examples.of(matrices, class_numbers(rows, self.labels))
+
+    def plain_examples(self, part: Labelled) -> Examples:
+        """Return one part as it is: what the heads are validated on."""
+        return Examples.of([self._powered(part)], class_numbers(part.rows, self.labels))
 
     def _powered(self, part: Labelled) -> Floats:
         return powered(part.features, self.config.feature_power)
@@ -205,7 +208,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--config", type=Path, default=Path("training/configs/metadata.yaml"))
     parser.add_argument("--data", type=Path, default=Path(os.environ.get("LOOKALIKE_DATA", "../shared/data")))
-    parser.add_argument("--embedder", type=Path, default=Path("var/models/embedder"))
+    parser.add_argument("--network", type=Path, help="its weights; those that lie in --out unless another is named")
     parser.add_argument("--cache", type=Path, default=Path("var/cache/metadata"), help="keeps features; may be deleted")
     parser.add_argument("--out", type=Path, default=Path("model_store/metadata_creator"))
     parser.add_argument("--threads", type=int, default=1)
@@ -216,12 +219,15 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 def run(arguments: argparse.Namespace, console: Console) -> None:
     """Train, write, then measure what was written, through the code that serves it."""
     torch.set_num_threads(arguments.threads)
-    embedder = Embedder.load(arguments.embedder, ModelSettings(threads=arguments.threads))
-    training = Training(load_config(arguments.config), arguments.data, embedder, arguments.cache)
+    config, weights = load_config(arguments.config), arguments.network or arguments.out / NETWORK_FILE
+    source = load_metadata_network(weights, config.network.preprocess, ModelSettings(threads=arguments.threads))
+    training = Training(config, arguments.data, source, arguments.cache)
     recipe, network = training.best_heads()
     write_model(*training.describer(network), arguments.out)
+    if weights != arguments.out / NETWORK_FILE:
+        shutil.copyfile(weights, arguments.out / NETWORK_FILE)
     describer = Describer.load(arguments.out, ModelSettings())
-    console.print(f"recipe {recipe.name}, written to {arguments.out}; embedder {describer.feature_fingerprint}")
+    console.print(f"recipe {recipe.name}, written to {arguments.out}; network {describer.feature_fingerprint}")
     for title, figures in training.figures(describer, arguments.test).items():
         console.print(figures_table(title, figures))
     if arguments.test:
@@ -231,7 +237,9 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run from the command line; a user's error is one line and exit status 1."""
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
+    logging.getLogger("training").setLevel(logging.INFO)  # not the exporter's
+    _log.setLevel(logging.INFO)
     try:
         run(_arguments(argv), Console(width=120))
     except LookalikeError as error:

@@ -45,7 +45,7 @@ class _Parts:
 
     def files(self) -> list[Path]:
         """Return every file that goes in, in a fixed order."""
-        built = [] if self.model_dir is None else sorted(path for path in self.model_dir.iterdir() if path.is_file())
+        built = [] if self.model_dir is None else sorted(path for path in self.model_dir.rglob("*") if path.is_file())
         return [self.handler, self.config, *built]
 
     def digest(self) -> str:
@@ -53,7 +53,8 @@ class _Parts:
         total = hashlib.sha256(f"{self.name} {self.version}\n".encode())
         for path in self.files():
             with path.open("rb") as file:
-                total.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+                sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+            total.update(f"{path.parent.name}/{path.name} {sha256}\n".encode())
         return total.hexdigest()
 
 

@@ -1,4 +1,4 @@
-"""What a crop is: the metadata heads on the embedder's features, and how their scores become attributes."""
+"""What a crop is: the metadata heads on their network's features, and how their scores become attributes."""
 
 import hashlib
 from pathlib import Path
@@ -47,7 +47,7 @@ class MetadataCard(BaseModel, extra="forbid", frozen=True):
 
     name: str
     version: str
-    feature_fingerprint: str  # of the embedder on whose features the heads were fitted
+    feature_fingerprint: str  # of the network on whose features the heads were fitted
     feature_dim: Annotated[int, Field(gt=0)]
     feature_power: Annotated[float, Field(gt=0, le=1)] = 1.0
     heads_sha256: str
@@ -151,7 +151,7 @@ def _words(rules: NameRules, name: str, labels: dict[str, str]) -> str:
 
 
 class Describer:
-    """The metadata heads of one embedder: less than a millisecond a crop, safe to share between threads."""
+    """The metadata heads of one network: less than a millisecond a crop, safe to share between threads."""
 
     def __init__(self, card: MetadataCard, tensors: Tensors) -> None:
         """Take the heads' tensors as float32.
@@ -185,19 +185,19 @@ class Describer:
 
     @property
     def feature_fingerprint(self) -> str:
-        """The fingerprint of the embedder whose features these heads read."""
+        """The fingerprint of the network whose features these heads read."""
         return self.card.feature_fingerprint
 
-    def check_embedder(self, fingerprint: str) -> None:
-        """Make sure that the features will come from the embedder with this fingerprint.
+    def check_network(self, fingerprint: str) -> None:
+        """Make sure that the features will come from the network with this fingerprint.
 
         Raises:
-            SetupError: when the heads were fitted on another embedder's features.
+            SetupError: when the heads were fitted on another network's features.
         """
         if fingerprint != self.feature_fingerprint:
             raise SetupError(
-                f"the metadata heads read features of embedder {self.feature_fingerprint}, not of {fingerprint}",
-                allowed="train the heads again for this embedder: python -m training.train_metadata",
+                f"the metadata heads read features of network {self.feature_fingerprint}, not of {fingerprint}",
+                allowed="fit the heads again on this network: python -m training.train_metadata",
             )
 
     def labels(self) -> dict[str, list[str]]:
@@ -213,7 +213,7 @@ class Describer:
         return gate_scores(self._tensors, self.card, features) >= self.card.gate_threshold
 
     def describe(self, features: Floats) -> list[Description]:
-        """Return one description a row of `features` `(n, feature_dim)` float32, as the embedder gives them.
+        """Return one description a row of `features` `(n, feature_dim)` float32, as the network gives them.
 
         Raises:
             InvalidRequest: for an array of another shape, or with NaN or infinity in it.

@@ -29,7 +29,7 @@ R = TypeVar("R")
 
 @dataclass(frozen=True)
 class ModelInput:
-    """One row, read: pixels `(n, h, w, 3)` uint8 of the network's size, or features; and what the reply needs."""
+    """One row, read: pixels `(n, h, w, 3)` uint8 of the network's size, and what the reply needs."""
 
     array: NDArray[Any]
     images: list[ImageInfo]

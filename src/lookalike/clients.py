@@ -15,11 +15,11 @@ from PIL import Image
 from pydantic import ValidationError
 
 from lookalike import rows as wire
-from lookalike.attributes import Describer
 from lookalike.config import RouterSettings
 from lookalike.detection import Detector
 from lookalike.embedding import Embedder
 from lookalike.errors import DeadlineExceeded, ModelFailed, ModelUnavailable
+from lookalike.metadata import CropDescriber
 from lookalike.preprocessing import Preprocess
 from lookalike.schemas import Description, Detection, DetectorResponse, MetadataResponse, ModelInfo
 from lookalike.stage_timer import Deadline
@@ -43,7 +43,7 @@ class ModelClient(Protocol):
         """Return the detections in `image`, best first."""
 
     async def embed(self, crops: Sequence[Image.Image], deadline: Deadline, describe: bool = False) -> EmbeddedCrops:
-        """Return one embedding a crop, in order; with `describe`, descriptions from the same forward pass if it can."""
+        """Return one embedding a crop, in order; with `describe`, descriptions from the same request if it can."""
 
     async def describe_crops(self, crops: Sequence[Image.Image], deadline: Deadline) -> list[Description]:
         """Return one description a crop, by the metadata model's own forward pass."""
@@ -61,7 +61,7 @@ class LocalModelClient:
     """
 
     def __init__(
-        self, detector: Detector, embedder: Embedder, describer: Describer, executor: Executor, min_score: float
+        self, detector: Detector, embedder: Embedder, describer: CropDescriber, executor: Executor, min_score: float
     ) -> None:
         self._detector, self._embedder, self._describer = detector, embedder, describer
         self._executor, self._min_score = executor, min_score
@@ -79,12 +79,14 @@ class LocalModelClient:
         """Return one embedding a crop, in order, and with `describe` its description."""
         pixels = await self._run(fit_all, self._embedder.preprocess, crops)
         embedded = await self._run(self._embedder.embed, pixels)
-        descriptions = self._describer.describe(embedded.features) if describe else None
+        descriptions = await self._run(self._describer.describe, pixels) if describe else None
         return EmbeddedCrops(embedded.embeddings, self._embedder.fingerprint, descriptions)
 
     async def describe_crops(self, crops: Sequence[Image.Image], deadline: Deadline) -> list[Description]:
-        """Return one description a crop, by one more forward pass."""
-        return (await self.embed(crops, deadline, describe=True)).descriptions or []
+        """Return one description a crop."""
+        pixels = await self._run(fit_all, self._describer.preprocess, crops)
+        descriptions: list[Description] = await self._run(self._describer.describe, pixels)
+        return descriptions
 
 
 class ModelEndpoint:

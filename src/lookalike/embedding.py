@@ -17,7 +17,7 @@ class Embedded(NamedTuple):
     """What the embedder says of `n` crops."""
 
     embeddings: NDArray[np.float32]  # (n, dim), L2-normalised
-    features: NDArray[np.float32]  # (n, feature_dim), pooled, before the projection: what metadata heads read
+    features: NDArray[np.float32]  # (n, feature_dim), pooled, before the projection: what heads read
 
 
 class Embedder:

@@ -8,12 +8,12 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from lookalike import rows as wire
-from lookalike.attributes import CARD_FILE, Describer
 from lookalike.batching import ModelInput, ModelService, read_info, read_pixels, shares_of, whole_batch
 from lookalike.config import ModelSettings
 from lookalike.detection import Detector
 from lookalike.embedding import Embedder
-from lookalike.errors import InvalidOption, InvalidRequest, ModelFailed
+from lookalike.errors import InvalidRequest, ModelFailed
+from lookalike.metadata import METADATA_DIR, CropDescriber
 from lookalike.rows import Reply, Row
 from lookalike.schemas import (
     Description,
@@ -84,14 +84,14 @@ class EmbedderOptions(Wire):
     describe: bool = False
 
 
-class EmbedderService(ModelService[dict[str, NDArray[np.float32]]]):
+class EmbedderService(ModelService[dict[str, NDArray[Any]]]):
     """Embeddings of one or many crops (`POST /predictions/embedder`), as JSON, .npy or .npz with the features.
 
-    With the metadata heads of its own features beside it, it describes crops from the same forward pass.
+    With the metadata model beside it, it describes crops in the request that embeds them.
     """
 
     def __init__(
-        self, embedder: Embedder, info: ModelInfo, settings: ModelSettings, describer: Describer | None = None
+        self, embedder: Embedder, info: ModelInfo, settings: ModelSettings, describer: CropDescriber | None = None
     ) -> None:
         self._embedder, self.info, self._settings, self._describer = embedder, info, settings, describer
 
@@ -100,16 +100,28 @@ class EmbedderService(ModelService[dict[str, NDArray[np.float32]]]):
         pixels, images = read_pixels(row, self._embedder.preprocess, self._settings)
         return ModelInput(pixels, images, wire.options_in(row, EmbedderOptions))
 
-    def run(self, inputs: list[ModelInput]) -> list[dict[str, NDArray[np.float32]]]:
-        """Embed the whole batch."""
+    def run(self, inputs: list[ModelInput]) -> list[dict[str, NDArray[Any]]]:
+        """Embed the whole batch, and describe the crops of those who asked."""
         embeddings, features = embed_in_parts(self._embedder, whole_batch(inputs), self._settings.max_images)
-        return [{"embeddings": embeddings[share], "features": features[share]} for share in shares_of(inputs)]
+        results = [{"embeddings": embeddings[share], "features": features[share]} for share in shares_of(inputs)]
+        asking = [i for i, given in enumerate(inputs) if self._describes(given)]
+        if asking and self._describer is not None:
+            chosen = [inputs[i] for i in asking]
+            descriptions = self._describer.describe(whole_batch(chosen))
+            for i, share in zip(asking, shares_of(chosen), strict=True):
+                # The router takes descriptions in place of the features: JSON as uint8 beside the embeddings.
+                body = MetadataResponse(descriptions=descriptions[share]).model_dump_json().encode()
+                results[i] = {"embeddings": results[i]["embeddings"], "descriptions": np.frombuffer(body, np.uint8)}
+        return results
 
-    def reply(self, row: Row, given: ModelInput, result: dict[str, NDArray[np.float32]]) -> Reply:
+    def _describes(self, given: ModelInput) -> bool:
+        return isinstance(given.options, EmbedderOptions) and given.options.describe
+
+    def reply(self, row: Row, given: ModelInput, result: dict[str, NDArray[Any]]) -> Reply:
         """Reply in the form that the client accepts."""
         headers = {wire.FINGERPRINT_HEADER: self.info.fingerprint}
         if row.accepts(wire.NPZ_TYPE):
-            return wire.arrays_reply(self._described(given, result), headers)
+            return wire.arrays_reply(result, headers)
         if row.accepts(wire.NPY_TYPE):
             return wire.array_reply(result["embeddings"], headers)
         embeddings = result["embeddings"]
@@ -118,62 +130,22 @@ class EmbedderService(ModelService[dict[str, NDArray[np.float32]]]):
         )
         return wire.json_reply(response, headers=headers)
 
-    def _described(self, given: ModelInput, result: dict[str, NDArray[np.float32]]) -> dict[str, NDArray[Any]]:
-        """Return `result`, with descriptions (JSON as uint8) in place of the features they are made of, where asked."""
-        options = given.options
-        if self._describer is None or not (isinstance(options, EmbedderOptions) and options.describe):
-            return dict(result)
-        response = MetadataResponse(descriptions=self._describer.describe(result["features"]))
-        described = np.frombuffer(response.model_dump_json().encode(), np.uint8)
-        return {"embeddings": result["embeddings"], "descriptions": described}
-
 
 class MetadataService(ModelService[list[Description]]):
-    """Attributes of one or many crops (`POST /predictions/metadata_creator`), from pixels or from features."""
+    """Attributes of one or many crops (`POST /predictions/metadata_creator`)."""
 
-    def __init__(self, embedder: Embedder, describer: Describer, info: ModelInfo, settings: ModelSettings) -> None:
-        self._embedder, self._describer = embedder, describer
-        self.info, self._settings = info, settings
+    def __init__(self, describer: CropDescriber, info: ModelInfo, settings: ModelSettings) -> None:
+        self._describer, self.info, self._settings = describer, info, settings
 
     def read(self, row: Row) -> ModelInput:
-        """Read crops and run the backbone on them, or read features `(n, feature_dim)` float32 as they are."""
-        array = wire.array_in(row.body or b"") if row.content_type == wire.NPY_TYPE else None
-        if array is not None and array.ndim == 2:
-            return ModelInput(self._features(array, row), [], wire.options_in(row, NoOptions))
-        pixels, images = read_pixels(row, self._embedder.preprocess, self._settings)
+        """Read one or many crops."""
+        pixels, images = read_pixels(row, self._describer.preprocess, self._settings)
         return ModelInput(pixels, images, wire.options_in(row, NoOptions))
 
-    def _features(self, array: NDArray[Any], row: Row) -> NDArray[np.float32]:
-        wanted = (self._describer.card.feature_dim,)
-        if array.dtype != np.float32 or array.shape[1:] != wanted or not np.isfinite(array).all():
-            raise InvalidRequest(
-                f"features are {array.dtype} {array.shape}", allowed=f"finite float32 (n, {wanted[0]})"
-            )
-        if not 1 <= len(array) <= self._settings.max_images:
-            raise InvalidRequest(
-                f"features of {len(array)} crops in one request", allowed=f"1 to {self._settings.max_images}"
-            )
-        sender = row.headers.get(wire.FINGERPRINT_HEADER)
-        if sender not in (None, self._describer.feature_fingerprint):
-            raise InvalidOption(
-                f"features of embedder {sender} are not those that these heads were fitted on",
-                allowed=self._describer.feature_fingerprint,
-            )
-        return array
-
     def run(self, inputs: list[ModelInput]) -> list[list[Description]]:
-        """Run the backbone on what came as pixels, then the heads on all."""
-        from_pixels = [given for given in inputs if given.array.ndim == 4]
-        features = iter(self._backbone(from_pixels))
-        batch = [next(features) if given.array.ndim == 4 else given.array for given in inputs]
-        descriptions = self._describer.describe(np.concatenate(batch))
+        """Describe the whole batch."""
+        descriptions = self._describer.describe(whole_batch(inputs))
         return [descriptions[share] for share in shares_of(inputs)]
-
-    def _backbone(self, inputs: list[ModelInput]) -> list[NDArray[np.float32]]:
-        if not inputs:
-            return []
-        _, features = embed_in_parts(self._embedder, whole_batch(inputs), self._settings.max_images)
-        return [features[share] for share in shares_of(inputs)]
 
     def reply(self, row: Row, given: ModelInput, result: list[Description]) -> Reply:
         """Reply with one description a crop."""
@@ -190,18 +162,17 @@ def load_detector(model_dir: Path, settings: ModelSettings) -> DetectorService:
 
 
 def load_embedder(model_dir: Path, settings: ModelSettings) -> EmbedderService:
-    """Load the embedder, and the metadata heads where its archive carries some; as `load_detector`."""
-    embedder, info = Embedder.load(model_dir, settings), read_info(model_dir)
-    describer = Describer.load(model_dir, settings) if (model_dir / CARD_FILE).exists() else None
+    """Load the embedder, and the metadata model where its archive carries one; as `load_detector`."""
+    embedder, info, beside = Embedder.load(model_dir, settings), read_info(model_dir), model_dir / METADATA_DIR
+    describer = CropDescriber.load(beside, settings) if beside.exists() else None
     if describer is not None:
-        describer.check_embedder(info.fingerprint)
+        describer.check_preprocess(embedder.preprocess)
     return warmed(EmbedderService(embedder, info, settings, describer))
 
 
 def load_metadata(model_dir: Path, settings: ModelSettings) -> MetadataService:
-    """Load the metadata classifiers and the backbone that they share with the embedder; as `load_detector`."""
-    embedder, describer = Embedder.load(model_dir, settings), Describer.load(model_dir, settings)
-    return warmed(MetadataService(embedder, describer, read_info(model_dir), settings))
+    """Load the metadata model; as `load_detector`."""
+    return warmed(MetadataService(CropDescriber.load(model_dir, settings), read_info(model_dir), settings))
 
 
 def warmed(service: S) -> S:

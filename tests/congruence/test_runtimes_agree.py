@@ -54,9 +54,10 @@ def detector(runtime: Runtime) -> Session:
 
 
 @pytest.mark.parametrize("count", BATCHES)
-def test_embeddings_agree_with_the_reference_runtime(embedder: Session, count: int) -> None:
-    pixels = pixels_for("embedder", count)
-    expected, found = session_of("embedder", "onnx").run(pixels), embedder.run(pixels)
+@pytest.mark.parametrize("model", ["embedder", "metadata_creator"])
+def test_features_agree_with_the_reference_runtime(runtime: Runtime, model: str, count: int) -> None:
+    pixels = pixels_for(model, count)
+    expected, found = session_of(model, "onnx").run(pixels), session_of(model, runtime).run(pixels)
     assert found.keys() == expected.keys() == {"embedding", "features"}
     np.testing.assert_allclose(found["embedding"], expected["embedding"], atol=1e-5)
     np.testing.assert_allclose(found["features"], expected["features"], atol=1e-4)

@@ -13,13 +13,13 @@ from safetensors.numpy import save_file
 
 from lookalike.attributes import CARD_FILE, HEADS_FILE, Describer, MetadataCard, NameRules, compose_name
 from lookalike.config import ImageLimits, ModelSettings
-from lookalike.embedding import Embedder
 from lookalike.errors import InvalidRequest, SetupError
 from lookalike.images import decode_image
+from lookalike.metadata import CropDescriber
 from lookalike.schemas import Attribute, Description
 
 STORED = Path(__file__).parents[2] / "model_store" / "metadata_creator"
-BUILT = STORED.parents[1] / "var" / "models" / "embedder"
+BUILT = STORED.parents[1] / "var" / "models" / "metadata_creator"
 ORDER = ["gender", "masterCategory", "subCategory", "articleType", "baseColour", "season", "usage"]
 RULES = {
     "noun": "articleType",
@@ -238,9 +238,9 @@ def test_an_unknown_key_of_the_card_is_named(tmp_path: Path) -> None:
 
 
 def test_the_features_of_another_embedder_are_refused() -> None:
-    describer().check_embedder("0123456789abcdef")
+    describer().check_network("0123456789abcdef")
     with pytest.raises(SetupError, match="not of fedcba9876543210"):
-        describer().check_embedder("fedcba9876543210")
+        describer().check_network("fedcba9876543210")
 
 
 def test_the_stored_heads_load_and_know_every_attribute() -> None:
@@ -263,16 +263,15 @@ def test_the_stored_heads_are_sure_of_nothing_where_there_is_nothing() -> None:
 
 
 def described(folder: str, images: list[str]) -> list[Description]:
-    """Describe real photos by the stored heads and the built embedder."""
+    """Describe real photos by the built metadata model."""
     data = Path(os.environ.get("LOOKALIKE_DATA", STORED.parents[2] / "shared/data"))
     if not (data / folder).exists():
         pytest.skip(f"no photos under {data / folder}: set LOOKALIKE_DATA to the folder of the evaluation data")
     if not (BUILT / "model.json").exists():
-        pytest.skip("var/models/embedder is not built: python -m training.export --models embedder")
-    embedder, heads = Embedder.load(BUILT, ModelSettings(threads=1)), Describer.load(STORED, ModelSettings())
-    heads.check_embedder(embedder.fingerprint)
+        pytest.skip("var/models/metadata_creator is not built: python -m training.export --models metadata_creator")
+    describer = CropDescriber.load(BUILT, ModelSettings(threads=1))
     photos = [decode_image(read_photo(data / folder, name), ImageLimits()).pixels for name in images]
-    return heads.describe(embedder.embed(np.stack([embedder.preprocess.fit(p) for p in photos])).features)
+    return describer.describe(np.stack([describer.preprocess.fit(photo) for photo in photos]))
 
 
 def read_photo(place: Path, name: str) -> bytes:

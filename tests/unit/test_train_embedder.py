@@ -19,6 +19,7 @@ pytest.importorskip("pytorch_metric_learning", reason="training needs the extra 
 
 from tests.unit.embedder_samples import SIZE_PX, data_folder, small_config  # noqa: E402
 from training.embedder import loop as embedder_loop  # noqa: E402
+from training.embedder.blend import SHARES, blend, smallest_share  # noqa: E402
 from training.embedder.checkpoint import CHECKPOINT_FILE  # noqa: E402
 from training.embedder.config import EmbedderConfig, LossSettings, load_config  # noqa: E402
 from training.embedder.data import PixelBatches  # noqa: E402
@@ -175,6 +176,37 @@ def test_a_run_is_measured_as_the_service_would_run_it(data: Path, tmp_path: Pat
     assert embedded.features.shape == (3, embedder.feature_dim)
 
 
+def test_an_embedder_may_give_its_own_features_in_one_pass(data: Path, tmp_path: Path) -> None:
+    config = small_config(network={"features": "trained"}, views={"cached": 2})
+    network = run(config, data, tmp_path / "run").result.eval()
+    assert network.plain_tail is None
+    stored = read_embedder(tmp_path / "run")
+    pixels = torch.rand(2, 3, SIZE_PX, SIZE_PX)
+    with torch.no_grad():
+        embedding, features = stored.both(pixels)
+        assert torch.allclose(torch.nn.functional.normalize(stored.projection(features), dim=1), embedding, atol=1e-6)
+    assert load_embedder(tmp_path / "run", ModelSettings(threads=1)).feature_dim == stored.feature_dim
+
+
+def test_what_is_kept_of_the_untrained_network_needs_its_features(data: Path) -> None:
+    with pytest.raises(ValueError, match="keep_weight needs the untouched features"):
+        small_config(network={"features": "trained"}, views={"cached": 0})
+
+
+def test_a_blend_lies_between_the_start_and_the_trained_embedder(data: Path, tmp_path: Path) -> None:
+    config = small_config(views={"cached": 2})
+    trained = run(config, data, tmp_path / "run").result
+    folders = Folders(tmp_path / "run", data, tmp_path / "cache", tmp_path)
+    recalls = blend(config, folders, tmp_path / "blended", allow=1.0, threads=1)
+    half, whole = read_embedder(tmp_path / "blended").state_dict(), trained.state_dict()
+    name = "projection.1.weight"
+    start = (half[name] - SHARES[0] * whole[name]) / (1 - SHARES[0])
+    assert set(recalls) == set(SHARES)
+    assert not torch.allclose(half[name], whole[name], atol=1e-4)
+    assert torch.allclose(start @ start.T, torch.eye(len(start)), atol=5e-2)  # the principal axes
+    assert smallest_share({0.4: 0.8, 0.7: 0.895, 1.0: 0.9}, 0.01) == 0.7
+
+
 def test_weights_are_written_the_same_each_time(data: Path, tmp_path: Path) -> None:
     trainer = run(small_config(), data, tmp_path / "run")
     (tmp_path / "again").mkdir()
@@ -214,6 +246,20 @@ def test_sets_do_not_oppose_each_other_and_similarities_are_kept() -> None:
     assert float(parts["keep"]) == 0
     alone = losses(embeddings[:4], classes[:4], sets[:4])
     assert float(alone["one"]) == pytest.approx(float(parts["one"]))
+
+
+def test_similarities_within_a_free_set_may_change() -> None:
+    settings = LossSettings(name="multi-similarity", keep_weight=2.0, free_sets=["one"])
+    losses = SetLosses(settings, {"one": 2, "two": 2}, 4)
+    plain = torch.nn.functional.normalize(torch.randn(8, 4), dim=1)
+    classes, sets = torch.tensor([0, 0, 1, 1] * 2), ["one"] * 4 + ["two"] * 4
+    changed = plain.clone()
+    changed[4:] = plain[4:].flip(0)
+    change = changed @ changed.T - plain @ plain.T
+    counted = torch.cat([change[:4, 4:].flatten(), change[4:].flatten()])
+    assert float(losses(changed, classes, sets, plain)["keep"]) == pytest.approx(2 * float(counted.square().mean()))
+    with pytest.raises(SetupError, match="three"):
+        SetLosses(settings.model_copy(update={"free_sets": ["three"]}), {"one": 2}, 4)
 
 
 def test_an_unknown_loss_or_argument_is_named() -> None:
@@ -260,7 +306,7 @@ def test_backbones_of_each_kind_can_be_cut(name: str, trained: str, pooling: str
 def test_the_first_projection_keeps_similarities() -> None:
     network = assemble(create_backbone("test_efficientnet", "random"), "avg", 8, "projection").eval()
     features = torch.rand(200, 8) @ torch.rand(8, network.feature_dim)  # of rank 8: nothing need be lost
-    start_projection(network, features)
+    start_projection(network, features, torch.ones(200))
     with torch.no_grad():
         embedding = torch.nn.functional.normalize(network.projection(features), dim=1)
     unit = torch.nn.functional.normalize(features, dim=1)

@@ -1,12 +1,13 @@
 """What the untrained part of the network says of each picture's views, computed once, kept on disk, resumable."""
 
+import copy
 import hashlib
 import io
 import json
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnxruntime
@@ -17,44 +18,55 @@ from torch import Tensor, nn
 from lookalike.errors import SetupError
 from lookalike.preprocessing import Preprocess
 from lookalike.progress import progress_shown
+from training.embedder.network import TailedEmbedder
 from training.embedder.pictures import Picture
 from training.embedder.views import ViewMaker
 from training.networks import Normalise
 
 _BATCH = 32
+_PART = 32 * _BATCH  # pictures that a kill loses at most
 PLAIN = 0  # the number of the view that the service sees; random views count from 1
 
 
-class Trunk:
-    """The untouched part, run on pixels; by ONNX Runtime on CPU, where it is three times as fast as eager torch."""
+class Seen(NamedTuple):
+    """What the untouched network makes of `n` views, rounded to float16."""
 
-    def __init__(self, trunk: nn.Module, preprocess: Preprocess, device: torch.device, threads: int) -> None:
-        self.module, self.device = WithNormalisation(trunk, preprocess).eval().to(device), device
+    maps: NDArray[np.float16]  # (n, ...): the trunk's output, which the tail is trained on
+    features: NDArray[np.float16]  # (n, feature_dim): the pooled output of the whole
+
+
+class Trunk:
+    """The untouched network, run on pixels; by ONNX Runtime on CPU, where it is three times as fast as eager torch."""
+
+    def __init__(self, network: TailedEmbedder, preprocess: Preprocess, device: torch.device, threads: int) -> None:
+        """Copy what `network` is made of before it is trained."""
+        self.module, self.device = UntouchedNetwork(network, preprocess).eval().to(device), device
         self.key = _weights_hash(self.module)
         self._threads = threads
         self._session: Any = None
 
-    def run(self, pixels: NDArray[np.uint8]) -> NDArray[np.float16]:
-        """Return the trunk's output for `(n, h, w, 3)` uint8, rounded to float16."""
+    def run(self, pixels: NDArray[np.uint8]) -> Seen:
+        """Return what the network makes of `(n, h, w, 3)` uint8."""
         if self.device.type == "cuda":
             with torch.inference_mode(), torch.autocast("cuda", torch.bfloat16):
-                output: Tensor = self.module(torch.from_numpy(pixels).to(self.device))
-            return output.to(torch.float16).cpu().numpy()
+                outputs = self.module(torch.from_numpy(pixels).to(self.device))
+            return Seen(*(output.to(torch.float16).cpu().numpy() for output in outputs))
         if self._session is None:
             self._session = _onnx_session(self.module, pixels.shape[1:], self._threads)
-        return self._session.run(None, {"pixels": pixels})[0].astype(np.float16)
+        return Seen(*(output.astype(np.float16) for output in self._session.run(None, {"pixels": pixels})))
 
 
-class WithNormalisation(nn.Module):
-    """A trunk that takes uint8 pixels."""
+class UntouchedNetwork(nn.Module):
+    """A copy of an untrained embedder's trunk and features, which takes uint8 pixels."""
 
-    def __init__(self, trunk: nn.Module, preprocess: Preprocess) -> None:
+    def __init__(self, network: TailedEmbedder, preprocess: Preprocess) -> None:
         super().__init__()
-        self.normalise, self.trunk = Normalise(preprocess), trunk
+        self.normalise, self.network = Normalise(preprocess), copy.deepcopy(network)
 
-    def forward(self, pixels: Tensor) -> Tensor:
-        """Return the trunk's output for `(n, h, w, 3)` uint8."""
-        return self.trunk(self.normalise(pixels))
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the trunk's output and the pooled features for `(n, h, w, 3)` uint8."""
+        maps = self.network.trunk(self.normalise(pixels))
+        return maps, self.network.plain_features(maps)
 
 
 def _onnx_session(module: nn.Module, shape: tuple[int, ...], threads: int) -> Any:
@@ -80,43 +92,47 @@ def _weights_hash(module: nn.Module) -> str:
 
 
 class MapCache:
-    """The maps `(n, ...)` float16 of pictures in one view, in a file that is whole or is gone on with."""
+    """What the untouched network makes of pictures in one view, in files that are whole or are gone on with."""
 
     def __init__(self, folder: Path, trunk: Trunk, views: ViewMaker, views_key: str) -> None:
         """`views_key` names everything that decides what a view looks like."""
         self._folder, self._trunk, self._views, self._views_key = folder, trunk, views, views_key
 
-    def maps(self, name: str, pictures: Sequence[Picture], view: int) -> NDArray[np.float16]:
-        """Return the maps of a view of all pictures, from the file or computed now; `name` is what progress says.
+    def seen(self, name: str, pictures: Sequence[Picture], view: int) -> Seen:
+        """Return what a view of all pictures gives, from the files or computed now; `name` is what progress says.
 
         Raises:
             SetupError: naming the picture that cannot be read, and the line that lists it.
         """
-        path = self._path(name, pictures, view)
-        if not path.exists():
-            self._compute(f"{name}, view {view}", path, pictures, view)
-        return np.load(path, mmap_mode="r")
+        paths = self._paths(name, pictures, view)
+        if not all(path.exists() for path in paths):
+            self._compute(f"{name}, view {view}", paths, pictures, view)
+        return Seen(*(np.load(path, mmap_mode="r") for path in paths))
 
-    def _path(self, name: str, pictures: Sequence[Picture], view: int) -> Path:
+    def _paths(self, name: str, pictures: Sequence[Picture], view: int) -> list[Path]:
         listed = [f"{p.path.resolve()} {p.set_name} {p.class_id} {p.path.stat().st_size}" for p in pictures]
         key = json.dumps([self._trunk.key, self._views_key, view, listed])
-        return self._folder / f"{name}-{view:02}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.npy"
+        stem = f"{name}-{view:02}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
+        return [self._folder / f"{stem}.{part}.npy" for part in Seen._fields]
 
-    def _compute(self, title: str, path: Path, pictures: Sequence[Picture], view: int) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    def _compute(self, title: str, paths: list[Path], pictures: Sequence[Picture], view: int) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True)
         # Parts are whole or not there; the last step joins them.
-        parts = [path.with_suffix(f".{start}.part.npy") for start in range(0, len(pictures), 32 * _BATCH)]
+        parts = [[path.with_suffix(f".{n}.part.npy") for path in paths] for n in range(0, len(pictures), _PART)]
         with progress_shown(title, len(pictures)) as advance:
-            for number, part in enumerate(parts):
-                chunk = pictures[number * 32 * _BATCH : (number + 1) * 32 * _BATCH]
-                if not part.exists():
-                    _write(part, np.concatenate([self._run(batch, view) for batch in _batches(chunk)]))
+            for number, files in enumerate(parts):
+                chunk = pictures[number * _PART : (number + 1) * _PART]
+                if not all(file.exists() for file in files):
+                    seen = [self._run(batch, view) for batch in _batches(chunk)]
+                    for file, arrays in zip(files, zip(*seen, strict=True), strict=True):
+                        _write(file, np.concatenate(arrays))
                 advance(len(chunk))
-        _write(path, np.concatenate([np.load(part) for part in parts]))
-        for part in parts:
-            part.unlink()
+        for path, files in zip(paths, zip(*parts, strict=True), strict=True):
+            _write(path, np.concatenate([np.load(file) for file in files]))
+            for file in files:
+                file.unlink()
 
-    def _run(self, pictures: Sequence[Picture], view: int) -> NDArray[np.float16]:
+    def _run(self, pictures: Sequence[Picture], view: int) -> Seen:
         shown = [
             self._views.plain(picture) if view == PLAIN else self._views.view(picture, view) for picture in pictures
         ]

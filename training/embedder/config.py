@@ -51,6 +51,8 @@ class NetworkSettings(BaseModel, extra="forbid", frozen=True):
     pooling: Literal["avg", "gem", "cls"]
     dim: Annotated[int, Field(ge=1, le=512)]
     trained: str
+    # What the built embedder gives as `features`: the untouched backbone's, at the cost of running both, or its own.
+    features: Literal["untouched", "trained"] = "untouched"
     projection_start: Literal["random", "principal"] = "principal"
     dropout: Share = 0.0
 
@@ -63,6 +65,7 @@ class LossSettings(BaseModel, extra="forbid", frozen=True):
     # Weight of the squared change of the batch's cosine similarities from those of the untrained features:
     # what the backbone knows of other things is not given up for the sets trained on.
     keep_weight: Annotated[float, Field(ge=0)] = 0.0
+    free_sets: list[str] = []  # within these the similarities may change as the loss likes
 
 
 class Optimisation(BaseModel, extra="forbid", frozen=True):
@@ -112,6 +115,8 @@ class EmbedderConfig(BaseModel, extra="forbid", frozen=True):
             raise ValueError("views.cached must be 0 where the whole network is trained: nothing in it stays the same")
         if self.network.weights == "package" and not (self.network.package and self.network.package_sha256):
             raise ValueError("network.weights is 'package': network.package and network.package_sha256 say which")
+        if self.loss.keep_weight and self.network.features == "trained" and not self.views.cached:
+            raise ValueError("loss.keep_weight needs the untouched features: set views.cached, or network.features")
         return self
 
 

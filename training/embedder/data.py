@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from training.embedder.cache import PLAIN, MapCache, Trunk
+from training.embedder.cache import PLAIN, MapCache, Seen, Trunk
 from training.embedder.config import DataSource, EmbedderConfig
 from training.embedder.pictures import (
     Holdout,
@@ -34,6 +34,7 @@ class Batch(NamedTuple):
 
     inputs: Tensor  # (n, h, w, 3) uint8 pixels, or (n, ...) float16 maps of the trunk
     samples: list[Sample]
+    untouched: Tensor | None = None  # (n, feature_dim) float16 features of the untrained network, where they are kept
 
 
 class TrainingData:
@@ -114,17 +115,18 @@ class MapBatches(PixelBatches):
         if index >= len(self):
             raise IndexError(index)
         samples = share_of_rank(self._data.sampler.batch(self._first + index), self._rank, self._ranks)
-        return Batch(self._cache.of([(self._data.train[s.position], s.view) for s in samples]), samples)
+        shown = [(self._data.train[s.position], s.view) for s in samples]
+        return Batch(self._cache.of(shown), samples, self._cache.features_of(shown))
 
 
 class CachedMaps:
-    """Every view of every picture as the trunk's map, found by picture."""
+    """Every view of every picture as the untouched network sees it, found by picture."""
 
     def __init__(self, data: TrainingData, trunk: Trunk, folder: Path) -> None:
         cache = MapCache(folder, trunk, data.views, data.views_key)
-        self._maps = {
+        self._seen = {
             source.name: [
-                cache.maps(source.name, data.pictures[source.name], view)
+                cache.seen(source.name, data.pictures[source.name], view)
                 for view in range(source.views(data.config.views.cached))
             ]
             for source in data.config.data
@@ -137,14 +139,21 @@ class CachedMaps:
 
     def of(self, shown: Sequence[tuple[Picture, int]]) -> Tensor:
         """Return the maps `(n, ...)` float16 of pictures, each in the view of its number."""
-        rows = [
-            self._maps[picture.set_name][view][self._rows[picture.set_name, picture.path]] for picture, view in shown
-        ]
-        return torch.from_numpy(np.stack(rows))
+        return torch.from_numpy(np.stack([self._of(*one).maps[self._row(one[0])] for one in shown]))
 
-    def plain(self, pictures: Sequence[Picture]) -> Tensor:
-        """Return the maps of pictures as the service sees them."""
-        return self.of([(picture, PLAIN) for picture in pictures])
+    def features_of(self, shown: Sequence[tuple[Picture, int]]) -> Tensor:
+        """Return the untouched features `(n, feature_dim)` float16 of pictures, each in the view of its number."""
+        return torch.from_numpy(np.stack([self._of(*one).features[self._row(one[0])] for one in shown]))
+
+    def plain_features(self, pictures: Sequence[Picture]) -> Tensor:
+        """Return the untouched features of pictures as the service sees them."""
+        return self.features_of([(picture, PLAIN) for picture in pictures])
+
+    def _of(self, picture: Picture, view: int) -> Seen:
+        return self._seen[picture.set_name][view]
+
+    def _row(self, picture: Picture) -> int:
+        return self._rows[picture.set_name, picture.path]
 
 
 def batch_loader(batches: PixelBatches, workers: int) -> DataLoader[Batch]:

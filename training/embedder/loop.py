@@ -44,7 +44,9 @@ class Trainer:
     ) -> None:
         """Raises SetupError for a checkpoint of another configuration."""
         self.config, self.data, self.processes, self._run_dir, self._cache = config, data, processes, run_dir, cache
-        self.network, self._normalise = network.to(processes.device), normalise.to(processes.device)
+        # Depthwise convolutions are half again as fast on a CPU when channels come last.
+        self.network: TailedEmbedder = network.to(processes.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._normalise = normalise.to(processes.device)
         _seed(config.seed, "losses")  # proxies start the same in each process
         self.losses = SetLosses(config.loss, data.sampler.class_counts, config.network.dim).to(processes.device)
         self._optimiser = torch.optim.AdamW(self._groups(), weight_decay=config.optimisation.weight_decay)
@@ -83,7 +85,7 @@ class Trainer:
         _seed(config.seed, step, self.processes.rank)  # dropout; what the losses draw is the same in all processes
         device = self.processes.device
         with torch.autocast(device.type, self._precision, enabled=self._precision != torch.float32):
-            embeddings, plain = self._embed(batch.inputs.to(device))
+            embeddings, plain = self._embed(batch)
         parts = self._losses_of(batch, embeddings.float(), plain)
         total: Tensor = torch.stack(list(parts.values())).sum()
         self._move(total)
@@ -105,16 +107,21 @@ class Trainer:
             None if plain is None else processes.gathered(plain),
         )
 
-    def _embed(self, inputs: Tensor) -> tuple[Tensor, Tensor | None]:
-        features = inputs.float() if self._cache is not None else self._trunk(inputs)
+    def _embed(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
+        inputs = batch.inputs.to(self.processes.device)
+        features = channels_last(inputs.float()) if self._cache is not None else self._trunk(inputs)
         plain = None
         if self.config.loss.keep_weight and self.config.network.trained != "all":
-            with torch.no_grad():
-                plain = F.normalize(self.network.plain_features(features).float(), dim=1)
+            if batch.untouched is not None:
+                untouched = batch.untouched.to(inputs.device)
+            else:
+                with torch.no_grad():
+                    untouched = self.network.plain_features(features)
+            plain = F.normalize(untouched.float(), dim=1)
         return self.network.embed_map(features), plain
 
     def _trunk(self, pixels: Tensor) -> Tensor:
-        features: Tensor = self.network.trunk(self._normalise(pixels))
+        features: Tensor = self.network.trunk(channels_last(self._normalise(pixels)))
         return features
 
     def _move(self, total: Tensor) -> None:
@@ -138,7 +145,7 @@ class Trainer:
 
     def _set_training(self) -> None:
         self.network.train()
-        for part in (self.network.trunk, self.network.plain_tail):
+        for part in self.network.untouched_parts:
             part.train(self.config.network.trained == "all" and part is self.network.trunk)
         if self.config.optimisation.batch_norm == "frozen":
             for module in self.network.modules():
@@ -197,6 +204,11 @@ class Trainer:
         chosen = self.best if self.config.validation.share and self.progress.best_step else self.average
         network: TailedEmbedder = chosen.network
         return network
+
+
+def channels_last(maps: Tensor) -> Tensor:
+    """Return feature maps with the channels last in memory; tokens as they are."""
+    return maps.contiguous(memory_format=torch.channels_last) if maps.ndim == 4 else maps
 
 
 def rate_at(step: int, settings: Optimisation) -> float:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from pytorch_metric_learning import losses, miners
 from torch import Tensor, nn
 
@@ -87,7 +88,9 @@ class SetLosses(nn.Module):
             raise SetupError(f"loss {settings.name}: {error}") from error
         self._names = list(class_counts)
         self._losses = nn.ModuleList(made)
-        self.keep_weight = settings.keep_weight
+        self.keep_weight, self._free = settings.keep_weight, frozenset(settings.free_sets)
+        if unknown := self._free - set(class_counts):
+            raise SetupError(f"loss.free_sets: no set {sorted(unknown)}", allowed=sorted(class_counts))
 
     def forward(
         self, embeddings: Tensor, classes: Tensor, sets: list[str], plain: Tensor | None = None
@@ -103,5 +106,11 @@ class SetLosses(nn.Module):
                 parts[name] = loss(embeddings[rows], classes[rows])
         if plain is not None and self.keep_weight:
             change = embeddings @ embeddings.T - plain @ plain.T
-            parts["keep"] = self.keep_weight * change.square().mean()
+            parts["keep"] = self.keep_weight * change[self._kept_pairs(sets).to(change.device)].square().mean()
         return parts
+
+    def _kept_pairs(self, sets: list[str]) -> Tensor:
+        """Return `(n, n)` bool: every pair but those within one free set."""
+        numbers = torch.tensor([self._names.index(name) for name in sets])
+        free = torch.tensor([name in self._free for name in sets])
+        return ~((numbers[:, None] == numbers[None, :]) & free[:, None])

@@ -1,7 +1,7 @@
 """The embedder as it is trained and exported: a trunk that stays as it is, a tail, a pooling and a projection.
 
-What a partly trained embedder calls its `features` is the pooled output of the untouched backbone, so heads that were
-fitted on them keep their meaning; the trained tail stands beside a copy of the untrained one.
+A partly trained embedder may carry a copy of the untouched tail, whose pooled output are its `features`: what was
+fitted on the untrained backbone keeps its meaning. Without that copy its features are those of the trained tail.
 """
 
 import copy
@@ -81,12 +81,17 @@ class TailedEmbedder(nn.Module):
     """`trunk` -> `tail` -> `pool` -> `projection` is the embedding, `trunk` -> `plain_tail` -> mean the features."""
 
     def __init__(
-        self, trunk: nn.Module, plain_tail: nn.Module, tail: nn.Module, pool: Pool, projection: nn.Module
+        self, trunk: nn.Module, plain_tail: nn.Module | None, tail: nn.Module, pool: Pool, projection: nn.Module
     ) -> None:
         super().__init__()
         self.trunk, self.plain_tail, self.tail = trunk, plain_tail, tail
         self.pool, self.projection = pool, projection
         self.plain_pool = Pool("cls" if pool.pooling == "cls" else "avg", pool.prefix_tokens)
+
+    @property
+    def untouched_parts(self) -> list[nn.Module]:
+        """What is not trained, unless everything is."""
+        return [self.trunk] if self.plain_tail is None else [self.trunk, self.plain_tail]
 
     @property
     def feature_dim(self) -> int:
@@ -103,8 +108,17 @@ class TailedEmbedder(nn.Module):
         return F.normalize(self.projection(self.pool(self.tail(features))), dim=1)
 
     def plain_features(self, features: Tensor) -> Tensor:
-        """Return the untrained backbone's pooled features `(n, feature_dim)` of the trunk's output."""
+        """Return the pooled features `(n, feature_dim)` of the trunk's output: untouched, where there is a copy."""
+        if self.plain_tail is None:
+            return self.pool(self.tail(features))
         return self.plain_pool(self.plain_tail(features))
+
+    def both(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the embedding `(n, dim)` and the features `(n, feature_dim)` of pixels as for `forward`."""
+        features = self.trunk(pixels)
+        pooled = self.pool(self.tail(features))
+        embedding = F.normalize(self.projection(pooled), dim=1)
+        return embedding, pooled if self.plain_tail is None else self.plain_features(features)
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Return `(n, dim)`, L2-normalised, of `(n, 3, h, w)` float32, normalised."""
@@ -121,8 +135,8 @@ class ExportedEmbedder(nn.Module):
 
     def forward(self, pixels: Tensor) -> dict[str, Tensor]:
         """Return `embedding` `(n, dim)` and `features` `(n, feature_dim)` of `(n, h, w, 3)` uint8."""
-        features = self.network.trunk(self.normalise(pixels))
-        return {"embedding": self.network.embed_map(features), "features": self.network.plain_features(features)}
+        embedding, features = self.network.both(self.normalise(pixels))
+        return {"embedding": embedding, "features": features}
 
 
 def create_backbone(name: str, weights: str, state: Mapping[str, Tensor] | None = None) -> nn.Module:
@@ -189,17 +203,23 @@ def split_backbone(backbone: nn.Module, trained: str) -> tuple[nn.Module, nn.Mod
     return nn.Sequential(*modules[:cut]), nn.Sequential(*modules[cut:], AsTokens(backbone.num_features))
 
 
-def assemble(backbone: nn.Module, pooling: Pooling, dim: int, trained: str, dropout: float = 0.0) -> TailedEmbedder:
-    """Return the embedder; everything that is not trained needs no gradient."""
+def assemble(
+    backbone: nn.Module, pooling: Pooling, dim: int, trained: str, dropout: float = 0.0, keeps_untouched: bool = True
+) -> TailedEmbedder:
+    """Return the embedder, with a copy of the untouched tail or not; what is not trained needs no gradient."""
     trunk, tail = split_backbone(backbone, trained)
-    plain_tail = nn.Identity() if trained in ("all", "projection") else copy.deepcopy(tail)
+    plain_tail: nn.Module | None = None
+    if trained in ("all", "projection"):
+        plain_tail = nn.Identity()
+    elif keeps_untouched:
+        plain_tail = copy.deepcopy(tail)
     projection = nn.Sequential(nn.Dropout(dropout), nn.Linear(backbone.num_features, dim))
     if trained == "all":
         # There is no untouched backbone left: features are the pooled output of the trained one.
         trunk, tail = tail, nn.Identity()
     pool = Pool(pooling, getattr(backbone, "num_prefix_tokens", 0))
     network = TailedEmbedder(trunk, plain_tail, tail, pool, projection)
-    for part in (network.trunk, network.plain_tail):
+    for part in network.untouched_parts:
         part.requires_grad_(trained == "all")
     return network
 
@@ -207,26 +227,28 @@ def assemble(backbone: nn.Module, pooling: Pooling, dim: int, trained: str, drop
 def load_tailed_embedder(
     preprocess: Preprocess, weights: Mapping[str, Tensor], backbone: str, trained: str, pooling: Pooling
 ) -> ExportedEmbedder:
-    """Return a trained embedder from its tensors; its width is that of its projection.
+    """Return a trained embedder from its tensors; they say how wide it is and whether it keeps the untouched tail.
 
     Raises:
         RuntimeError: when the tensors do not fit.
     """
     dim = len(weights["projection.1.bias"])
-    network = assemble(create_backbone(backbone, "random"), pooling, dim, trained)
+    keeps = any(name.startswith("plain_tail.") for name in weights)
+    network = assemble(create_backbone(backbone, "random"), pooling, dim, trained, keeps_untouched=keeps)
     counters = {name: value for name, value in network.state_dict().items() if name.endswith("num_batches_tracked")}
     network.load_state_dict({**counters, **weights}, strict=True)
     return ExportedEmbedder(network, preprocess)
 
 
-def start_projection(network: TailedEmbedder, features: Tensor) -> None:
-    """Set the projection to the first principal axes of pooled `features` `(n, c)`, uncentred.
+def start_projection(network: TailedEmbedder, features: Tensor, weights: Tensor) -> None:
+    """Set the projection to the first principal axes of pooled `features` `(n, c)`, uncentred, each row by its weight.
 
     Cosine similarities are then as near to those of the untrained features as `dim` numbers allow.
     """
     linear: Any = network.projection[-1]  # type: ignore[index]
     count = min(linear.out_features, *features.shape)
-    axes = torch.linalg.svd(features.float(), full_matrices=False).Vh[:count]
+    rows = F.normalize(features.float(), dim=1) * weights.sqrt()[:, None]
+    axes = torch.linalg.svd(rows, full_matrices=False).Vh[:count]
     with torch.no_grad():
         linear.weight[:count] = axes
         linear.weight[count:] *= 0.01

@@ -30,7 +30,8 @@ def create_network(settings: NetworkSettings, downloads_dir: Path) -> TailedEmbe
             raise SetupError(f"network.weights: there is no {settings.weights}", allowed=allowed)
         state = load_file(settings.weights)
     backbone = create_backbone(settings.backbone, settings.weights, state)
-    return assemble(backbone, settings.pooling, settings.dim, settings.trained, settings.dropout)
+    keeps = settings.features == "untouched"
+    return assemble(backbone, settings.pooling, settings.dim, settings.trained, settings.dropout, keeps)
 
 
 def _from_package(settings: NetworkSettings, downloads_dir: Path) -> Path:

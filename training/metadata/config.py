@@ -6,6 +6,8 @@ from typing import Annotated, Self
 from pydantic import BaseModel, Field, model_validator
 
 from lookalike.attributes import NameRules
+from lookalike.model_store import Sha256, WheelSource
+from lookalike.preprocessing import Preprocess
 from training.configuration import read_config
 from training.metadata.heads import Recipe
 
@@ -47,6 +49,51 @@ class GateAim(BaseModel, extra="forbid", frozen=True):
     known_classes: list[str] = []  # classes of the other pictures that the heads do know: in neither group
 
 
+class Stage(BaseModel, extra="forbid", frozen=True):
+    """Epochs at one input size: small pictures teach faster, the last epochs see what the service sees."""
+
+    edge_px: Annotated[int, Field(ge=32)]
+    epochs: Annotated[int, Field(ge=1)]
+
+
+class NetworkSettings(BaseModel, extra="forbid", frozen=True):
+    """How the network behind the heads is fine-tuned; `python -m training.train_metadata_network` reads it."""
+
+    source: WheelSource  # of the ImageNet weights
+    weights_sha256: Sha256
+    preprocess: Preprocess  # of the embedder; the network sees its pixels at half the resolution
+    trained: str = "all"  # `heads`: the last layer only; `blocks.2`: what comes before it stays as it is
+    stages: Annotated[list[Stage], Field(min_length=1)]
+    batch: Annotated[int, Field(ge=1)] = 64
+    learning_rate: Annotated[float, Field(gt=0)] = 2e-3  # of the heads
+    backbone_learning_rate: Annotated[float, Field(gt=0)] = 7e-4
+    weight_decay: Annotated[float, Field(ge=0)] = 0.02
+    warm_up: Annotated[float, Field(ge=0, lt=1)] = 0.05  # share of the steps
+    ema: Annotated[float, Field(gt=0, lt=1)] = 0.998
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    class_weight_power: Annotated[float, Field(ge=0, le=1)] = 0.0  # weight = frequency ** -power, mean 1 over the rows
+    focal_gamma: Annotated[float, Field(ge=0)] = 0.0  # Lin et al. 2017; 0: plain cross-entropy
+    smallest_edge: Annotated[float, Field(gt=0, le=1)] = 0.7  # of a picture's edge, that a view keeps
+    light: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    teacher_weight: Annotated[float, Field(ge=0, le=1)] = 0.0  # of the loss against the teacher's scores
+    teacher_temperature: Annotated[float, Field(gt=0)] = 2.0
+    checkpoint_steps: Annotated[int, Field(ge=1)] = 100
+
+    @property
+    def epochs(self) -> int:
+        """Of all stages."""
+        return sum(stage.epochs for stage in self.stages)
+
+    def edge_px(self, epoch: int) -> int:
+        """Return the input's edge in an epoch, counted from 0."""
+        for stage in self.stages:
+            if epoch < stage.epochs:
+                return stage.edge_px
+            epoch -= stage.epochs
+        return self.stages[-1].edge_px
+
+
 class TrainingConfig(BaseModel, extra="forbid", frozen=True):
     """The whole file."""
 
@@ -57,6 +104,7 @@ class TrainingConfig(BaseModel, extra="forbid", frozen=True):
     min_count: Annotated[int, Field(ge=1)]
     least_score: Annotated[float, Field(ge=0, le=1)]
     copies: Copies
+    network: NetworkSettings
     attributes: Annotated[list[AttributeAim], Field(min_length=1)]
     recipes: Annotated[list[Recipe], Field(min_length=1)]
     gate: GateAim

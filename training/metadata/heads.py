@@ -93,7 +93,7 @@ def train_heads(
     steps = recipe.epochs * math.ceil(len(train) / recipe.batch)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     power = recipe.class_weight_power
-    weights = {name: _class_weights(train.classes[name], count, power) for name, count in label_counts.items()}
+    weights = {name: class_weights(train.classes[name], count, power) for name, count in label_counts.items()}
     best, best_state, waited = -1.0, network.state_dict(), 0
     for _ in range(recipe.epochs):
         _epoch(network, recipe, train, weights, optimizer, schedule, dice)
@@ -146,7 +146,8 @@ def _loss(
     return torch.stack(losses).nan_to_num().sum()
 
 
-def _class_weights(classes: Tensor, count: int, power: float) -> Tensor:
+def class_weights(classes: Tensor, count: int, power: float) -> Tensor:
+    """Return `(count,)` float32: each class's frequency to the power of `-power`, with a mean of 1 over the rows."""
     frequency = torch.bincount(classes[classes != IGNORED], minlength=count).clamp(min=1).float()
     weights = frequency**-power
     return weights * frequency.sum() / (weights * frequency).sum()
@@ -154,14 +155,14 @@ def _class_weights(classes: Tensor, count: int, power: float) -> Tensor:
 
 @torch.no_grad()
 def mean_accuracy(network: HeadsNetwork, examples: Examples) -> float:
-    """Return the share of known labels that the network gets right on the first view, averaged over the heads."""
+    """Return the share of known labels that the network gets right on the first view, averaged over the attributes."""
     network.eval()
     logits = network(examples.views[0].float())
     shares = []
-    for name, x in logits.items():
-        known = examples.classes[name] != IGNORED
+    for name, classes in examples.classes.items():
+        known = classes != IGNORED
         if known.any():  # a head of which these examples know nothing has no say
-            shares.append(float((x.argmax(1) == examples.classes[name])[known].float().mean()))
+            shares.append(float((logits[name].argmax(1) == classes)[known].float().mean()))
     return sum(shares) / max(1, len(shares))
 
 

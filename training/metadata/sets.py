@@ -84,12 +84,13 @@ def user_photos(
     rows = read_rows(manifest, "image", [*config.data.user_columns, "sender_id"])
     images = ImageSet("userphotos", ZipImages(data_dir / config.data.user_images), [row.image for row in rows])
     photos = readable(labelled(manifest, rows, images, source, cache_dir))
-    first = [_coin(row.values["sender_id"]) for row in photos.rows]
+    first = [is_fitted_on(row) for row in photos.rows]
     return photos.where(first), photos.where([not side for side in first])
 
 
-def _coin(key: str) -> bool:
-    return hashlib.sha256(key.encode()).digest()[0] % 2 == 0
+def is_fitted_on(photo: Row) -> bool:
+    """Tell whether a user photo is of the half that is learned from, by its sender; the other half is held out."""
+    return hashlib.sha256(photo.values["sender_id"].encode()).digest()[0] % 2 == 0
 
 
 def other_pictures(

@@ -1,0 +1,232 @@
+"""Tests of the metadata network's training: views, losses, what is frozen, a teacher, and a killed run."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lookalike.config import ModelSettings
+from lookalike.errors import SetupError
+from tests.metadata_samples import small_data
+
+torch = pytest.importorskip("torch", reason="training needs the extra lookalike[train]")
+pytest.importorskip("timm", reason="training needs the extra lookalike[train]")
+
+from torch.nn import functional as F  # noqa: E402
+
+from training.metadata.config import NetworkSettings, Stage, TrainingConfig, load_config  # noqa: E402
+from training.metadata.data import IGNORED, Row  # noqa: E402
+from training.metadata.network import (  # noqa: E402
+    COLOURS,
+    NETWORK_FILE,
+    ColourShares,
+    HalvedBackbone,
+    MetadataNetwork,
+    halved,
+)
+from training.metadata.pictures import LearningSet, random_views, read_learning_set  # noqa: E402
+from training.metadata.session import load_metadata_network  # noqa: E402
+from training.metadata.teacher import TeacherScores, read_teacher, write_teacher  # noqa: E402
+from training.train_metadata_network import (  # noqa: E402
+    CHECKPOINT,
+    REPORT,
+    Training,
+    distillation_loss,
+    head_loss,
+    rate_at,
+)
+
+CONFIG = Path(__file__).parents[2] / "training" / "configs" / "metadata.yaml"
+EDGE_PX = 64
+
+pytestmark = [
+    # The exporter and TensorBoard warn of their own insides.
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+    pytest.mark.filterwarnings("ignore::UserWarning"),
+]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Threads that wait for each other cost more than they bring on networks this small."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def small_config(**changes: object) -> TrainingConfig:
+    config = load_config(CONFIG)
+    preprocess = config.network.preprocess.model_copy(update={"height_px": EDGE_PX, "width_px": EDGE_PX})
+    small = {"preprocess": preprocess, "stages": [Stage(edge_px=32, epochs=2)], "batch": 32, "checkpoint_steps": 1}
+    return config.model_copy(update={"network": config.network.model_copy(update=small | changes)})
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> LearningSet:
+    config = small_config()
+    return read_learning_set(config, small_data(tmp_path_factory.mktemp("data")), config.network.preprocess)
+
+
+def training(
+    config: TrainingConfig, data: LearningSet, run_dir: Path, teacher: TeacherScores | None = None
+) -> Training:
+    torch.manual_seed(0)
+    counts = {name: len(labels) for name, labels in data.labels.items()}
+    return Training(config, data, MetadataNetwork(config.network.preprocess, counts), run_dir, teacher)
+
+
+def test_a_killed_and_resumed_run_ends_with_the_same_weights(data: LearningSet, tmp_path: Path) -> None:
+    config = small_config(trained="blocks.5")
+    training(config, data, tmp_path / "whole").run()
+    killed = training(config, data, tmp_path / "killed")
+    killed.run(stop_after_steps=killed.steps_per_epoch + 2)
+    assert killed.progress.epoch == 1
+    training(config, data, tmp_path / "killed").run()
+    assert (tmp_path / "killed" / NETWORK_FILE).read_bytes() == (tmp_path / "whole" / NETWORK_FILE).read_bytes()
+    report = json.loads((tmp_path / "whole" / REPORT).read_text())
+    assert set(report["val"]) == {"loss", "val/mean", *(f"val/{name}" for name in data.labels)}
+
+
+def test_a_checkpoint_of_other_settings_is_named(data: LearningSet, tmp_path: Path) -> None:
+    config = small_config(trained="heads")
+    training(config, data, tmp_path).run(stop_after_steps=1)
+    with pytest.raises(SetupError, match=CHECKPOINT):
+        training(small_config(trained="heads", dropout=0.5), data, tmp_path)
+
+
+@pytest.mark.parametrize(("trained", "changed"), [("heads", []), ("blocks.6", ["blocks.6", "bn2", "conv_head"])])
+def test_only_what_is_trained_changes(data: LearningSet, tmp_path: Path, trained: str, changed: list[str]) -> None:
+    run = training(small_config(trained=trained), data, tmp_path)
+    before = {name: tensor.clone() for name, tensor in run.network.backbone.state_dict().items()}
+    run.run(stop_after_steps=2)
+    after = run.network.backbone.state_dict()
+    moved = {name for name, tensor in after.items() if not torch.equal(tensor, before[name])}
+    assert {".".join(n.split(".")[:2]) if n.startswith("blocks") else n.split(".")[0] for n in moved} == set(changed)
+
+
+def test_an_unknown_part_is_named(data: LearningSet, tmp_path: Path) -> None:
+    with pytest.raises(SetupError, match=r"blocks\.9"):
+        training(small_config(trained="blocks.9"), data, tmp_path)
+
+
+def test_training_learns_what_the_pictures_show(data: LearningSet, tmp_path: Path) -> None:
+    stages = [Stage(edge_px=32, epochs=12)]
+    config = small_config(trained="blocks.5", stages=stages, ema=0.5, learning_rate=0.01, backbone_learning_rate=0.002)
+    run = training(config, data, tmp_path)
+    run.run()
+    assert run.measure()["articleType"] > 0.9
+
+
+def test_a_model_for_one_attribute_alone_has_one_head(data: LearningSet, tmp_path: Path) -> None:
+    alone = data.only(["gender"])
+    run = training(small_config(trained="heads"), alone, tmp_path)
+    run.run(stop_after_steps=1)
+    assert list(run.measure()) == ["gender"]
+    with pytest.raises(SetupError, match="price"):
+        data.only(["price"])
+
+
+def test_what_is_written_is_served_at_half_the_resolution(data: LearningSet, tmp_path: Path) -> None:
+    config = small_config(trained="heads", stages=[Stage(edge_px=32, epochs=1)])
+    training(config, data, tmp_path).run()
+    source = load_metadata_network(tmp_path / NETWORK_FILE, config.network.preprocess, ModelSettings(threads=1))
+    pixels = np.random.default_rng(0).integers(0, 255, (2, EDGE_PX, EDGE_PX, 3), dtype=np.uint8)
+    torch.manual_seed(0)
+    fresh = MetadataNetwork(config.network.preprocess, {"any": 2}).eval()
+    with torch.no_grad():
+        expected = HalvedBackbone(fresh.backbone, config.network.preprocess)(torch.from_numpy(pixels))["features"]
+        pooled = expected[:, : fresh.backbone.num_features]
+        from_halved = fresh.backbone(fresh.normalise(halved(torch.from_numpy(pixels))))
+    # The heads alone were trained: the network is the random one of the seed, but for float16.
+    assert np.allclose(source.embed(pixels).features, expected.numpy(), atol=2e-2)
+    assert torch.allclose(from_halved, pooled, atol=2e-2)
+
+
+def test_shares_of_colours_tell_colours_and_hardly_see_white_ground() -> None:
+    red, half_white = torch.zeros(1, 3, 8, 8), torch.ones(1, 3, 8, 8)
+    red[:, 0] = 1
+    half_white[:, :, :4] = red[:, :, :4]
+    shares = ColourShares()(torch.cat([red, half_white, 1 - red]))
+    assert shares.shape == (3, COLOURS)
+    assert torch.allclose(shares.square().sum(1), torch.ones(3), atol=1e-5)
+    assert shares[0] @ shares[1] > 0.9  # a tenth of the ground's weight
+    assert shares[0] @ shares[2] < 0.1
+
+
+def test_views_stay_white_beyond_the_picture_and_keep_its_hue() -> None:
+    red = torch.zeros(64, 16, 16, 3, dtype=torch.uint8)
+    red[..., 0] = 200
+    views = random_views(red, 24, 0.7, 0.0, torch.Generator().manual_seed(1)).reshape(-1, 3).float()
+    assert views.shape == (64 * 24 * 24, 3)
+    inside = (views - torch.tensor([200.0, 0, 0])).abs().amax(1) <= 1
+    white = (views >= 254).all(1)
+    assert 0.8 < inside.float().mean() < 1
+    assert white.any()
+    assert (views[:, 1] == views[:, 2]).all()
+
+
+def settings_of(**changes: object) -> NetworkSettings:
+    return small_config(**changes).network.model_copy(update={"label_smoothing": 0.0})
+
+
+def test_unknown_labels_are_left_out_of_the_loss() -> None:
+    logits = torch.tensor([[2.0, 0.0], [0.0, 5.0]])
+    weights = torch.ones(2)
+    known = head_loss(logits[:1], torch.tensor([0]), weights, settings_of())
+    assert head_loss(logits, torch.tensor([0, IGNORED]), weights, settings_of()) == pytest.approx(float(known))
+    assert head_loss(logits, torch.tensor([IGNORED, IGNORED]), weights, settings_of()) == 0
+
+
+def test_the_focal_loss_matches_its_formula() -> None:
+    logits, classes = torch.tensor([[2.0, 0.0], [0.0, 0.5]]), torch.tensor([0, 0])
+    right = logits.softmax(1)[:, 0]
+    expected = (-((1 - right) ** 2) * right.log()).mean()
+    assert head_loss(logits, classes, torch.ones(2), settings_of(focal_gamma=2.0)) == pytest.approx(float(expected))
+
+
+def test_class_weights_turn_frequent_classes_down() -> None:
+    logits, classes = torch.tensor([[0.0, 0.0], [3.0, 0.0]]), torch.tensor([0, 1])
+    plain = F.cross_entropy(logits, classes, torch.tensor([1.0, 3.0]))
+    assert head_loss(logits, classes, torch.tensor([1.0, 3.0]), settings_of()) == pytest.approx(float(plain))
+
+
+def test_a_teacher_is_followed_where_it_has_seen_the_picture(tmp_path: Path) -> None:
+    scores = {"kind": np.array([[0.9, 0.1], [0.2, 0.8]], np.float32)}
+    write_teacher(tmp_path / "teacher.npz", ["a", "b"], {"kind": ["x", "y"]}, scores)
+    rows = [Row(1, "b", "train", {}), Row(2, "c", "train", {})]
+    teacher = read_teacher(tmp_path / "teacher.npz").scores_of(rows, {"kind": ["y", "x"]})["kind"]
+    assert torch.allclose(teacher[0], torch.tensor([0.8, 0.2]), atol=1e-3)
+    assert teacher[1].isnan().all()
+    settings = settings_of(teacher_temperature=1.0)
+    agreeing = distillation_loss(torch.tensor([[0.8, 0.2], [0, 0]]).log().clamp(min=-9), teacher, settings)
+    opposed = distillation_loss(torch.tensor([[0.2, 0.8], [0, 0]]).log().clamp(min=-9), teacher, settings)
+    assert float(agreeing) < float(opposed)
+    assert float(agreeing) == pytest.approx(-(0.8 * np.log(0.8) + 0.2 * np.log(0.2)), abs=1e-3)
+
+
+def test_a_teacher_of_other_labels_is_named(tmp_path: Path) -> None:
+    write_teacher(tmp_path / "teacher.npz", ["a"], {"kind": ["x"]}, {"kind": np.ones((1, 1), np.float32)})
+    with pytest.raises(SetupError, match="kind"):
+        read_teacher(tmp_path / "teacher.npz").scores_of([], {"kind": ["z"]})
+    with pytest.raises(SetupError, match="nowhere"):
+        read_teacher(tmp_path / "nowhere.npz")
+
+
+def test_a_run_with_a_teacher_learns(data: LearningSet, tmp_path: Path) -> None:
+    images = [row.image for row in data.train.rows]
+    scores = {name: np.full((len(images), len(labels)), 1 / len(labels)) for name, labels in data.labels.items()}
+    teacher = TeacherScores(images, data.labels, {name: s.astype(np.float16) for name, s in scores.items()})
+    run = training(small_config(trained="heads", teacher_weight=0.5), data, tmp_path, teacher)
+    run.run(stop_after_steps=2)
+    assert run.progress.step == 2
+
+
+def test_the_rate_warms_up_and_falls_to_nothing() -> None:
+    rates = [rate_at(done, 0.1) for done in (0.0, 0.05, 0.1, 0.55, 1.0)]
+    assert rates[0] < rates[1] < rates[2] == pytest.approx(1.0)
+    assert rates[3] == pytest.approx(0.5)
+    assert rates[4] == pytest.approx(0.0, abs=1e-9)
