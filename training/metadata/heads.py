@@ -155,14 +155,14 @@ def class_weights(classes: Tensor, count: int, power: float) -> Tensor:
 
 @torch.no_grad()
 def mean_accuracy(network: HeadsNetwork, examples: Examples) -> float:
-    """Return the share of known labels that the network gets right on the first view, averaged over the attributes."""
+    """Return the share of known labels that the network gets right on the first view, averaged over the heads."""
     network.eval()
     logits = network(examples.views[0].float())
     shares = []
-    for name, classes in examples.classes.items():
-        known = classes != IGNORED
+    for name, x in logits.items():
+        known = examples.classes[name] != IGNORED
         if known.any():  # a head of which these examples know nothing has no say
-            shares.append(float((logits[name].argmax(1) == classes)[known].float().mean()))
+            shares.append(float((x.argmax(1) == examples.classes[name])[known].float().mean()))
     return sum(shares) / max(1, len(shares))
 
 
