@@ -177,7 +177,7 @@ def test_a_run_is_measured_as_the_service_would_run_it(data: Path, tmp_path: Pat
 
 
 def test_an_embedder_may_give_its_own_features_in_one_pass(data: Path, tmp_path: Path) -> None:
-    config = small_config(network={"features": "trained"}, views={"cached": 2})
+    config = small_config(network={"features": "trained"}, views={"cached": 3})
     network = run(config, data, tmp_path / "run").result.eval()
     assert network.plain_tail is None
     stored = read_embedder(tmp_path / "run")
@@ -188,13 +188,18 @@ def test_an_embedder_may_give_its_own_features_in_one_pass(data: Path, tmp_path:
     assert load_embedder(tmp_path / "run", ModelSettings(threads=1)).feature_dim == stored.feature_dim
 
 
+def test_too_few_cached_views_for_validation_are_named() -> None:
+    with pytest.raises(ValueError, match="paintings needs more than 2 cached views"):
+        small_config(views={"cached": 2})
+
+
 def test_what_is_kept_of_the_untrained_network_needs_its_features(data: Path) -> None:
     with pytest.raises(ValueError, match="keep_weight needs the untouched features"):
         small_config(network={"features": "trained"}, views={"cached": 0})
 
 
 def test_a_blend_lies_between_the_start_and_the_trained_embedder(data: Path, tmp_path: Path) -> None:
-    config = small_config(views={"cached": 2})
+    config = small_config(views={"cached": 3})
     trained = run(config, data, tmp_path / "run").result
     folders = Folders(tmp_path / "run", data, tmp_path / "cache", tmp_path)
     recalls = blend(config, folders, tmp_path / "blended", allow=1.0, threads=1)

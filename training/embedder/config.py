@@ -115,6 +115,12 @@ class EmbedderConfig(BaseModel, extra="forbid", frozen=True):
             raise ValueError("views.cached must be 0 where the whole network is trained: nothing in it stays the same")
         if self.network.weights == "package" and not (self.network.package and self.network.package_sha256):
             raise ValueError("network.weights is 'package': network.package and network.package_sha256 say which")
+        queries = self.validation.instance_queries if self.validation.share else 0
+        for source in (one for one in self.data if one.kind == "instances" and self.views.cached):
+            if source.views(self.views.cached) <= queries:
+                raise ValueError(
+                    f"data: {source.name} needs more than {queries} cached views: validation shows so many"
+                )
         if self.loss.keep_weight and self.network.features == "trained" and not self.views.cached:
             raise ValueError("loss.keep_weight needs the untouched features: set views.cached, or network.features")
         return self
