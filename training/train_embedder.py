@@ -28,6 +28,7 @@ from training.embedder.processes import Processes
 from training.embedder.store import WEIGHTS_FILE, create_network, write_embedder
 from training.evaluate_embedder import data_dir
 from training.networks import Normalise
+from training.own_log import show_own_log
 
 _START_IMAGES = 512  # of each set, that the projection's axes are taken from
 
@@ -48,13 +49,9 @@ def train(config: EmbedderConfig, folders: Folders, processes: Processes, thread
         SetupError: for data, weights or settings that are missing or wrong.
     """
     folders.run.mkdir(parents=True, exist_ok=True)
-    data = TrainingData(config, folders.data)
-    torch.manual_seed(config.seed)
-    network = create_network(config.network, folders.downloads)
-    normalise = Normalise(config.preprocess)
-    cache = cached_maps(config, data, network, folders, processes, threads)
-    if config.network.projection_start == "principal" and not (folders.run / CHECKPOINT_FILE).exists():
-        start_projection(network, *start_features(data, network, normalise, cache))
+    data, normalise = TrainingData(config, folders.data), Normalise(config.preprocess)
+    fresh = not (folders.run / CHECKPOINT_FILE).exists()
+    network, cache = start_network(config, data, normalise, folders, processes, threads, fresh)
     trainer = Trainer(config, data, network, normalise, processes, folders.run, cache)
     _log.info("%d images to train on, %d held out; %s", len(data.train), len(data.validation), described(network))
     if go_on:
@@ -64,7 +61,25 @@ def train(config: EmbedderConfig, folders: Folders, processes: Processes, thread
     return trainer
 
 
-def cached_maps(
+def start_network(
+    config: EmbedderConfig,
+    data: TrainingData,
+    normalise: Normalise,
+    folders: Folders,
+    processes: Processes,
+    threads: int,
+    fresh: bool = True,
+) -> tuple[TailedEmbedder, CachedMaps | None]:
+    """Return the untrained embedder and what it makes of the views; a run that goes on needs no `fresh` projection."""
+    torch.manual_seed(config.seed)
+    network = create_network(config.network, folders.downloads)
+    cache = _cached_maps(config, data, network, folders, processes, threads)
+    if fresh and config.network.projection_start == "principal":
+        start_projection(network, *_start_features(data, network, normalise, cache))
+    return network, cache
+
+
+def _cached_maps(
     config: EmbedderConfig,
     data: TrainingData,
     network: TailedEmbedder,
@@ -83,7 +98,7 @@ def cached_maps(
     return made
 
 
-def start_features(
+def _start_features(
     data: TrainingData, network: TailedEmbedder, normalise: Normalise, cache: CachedMaps | None
 ) -> tuple[Tensor, Tensor]:
     """Return pooled features `(n, feature_dim)` of training pictures, the same in every process, and weights `(n,)`.
@@ -121,9 +136,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of this process, on the CPU")
     options = parser.parse_args(argv)
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s")
-    for name in ("training", "lookalike", __name__):
-        logging.getLogger(name).setLevel(logging.INFO)
+    show_own_log()
     torch.set_num_threads(options.threads)
     folders = Folders(options.out, options.data, options.cache, options.downloads)
     processes = Processes(options.device)

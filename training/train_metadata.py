@@ -44,6 +44,7 @@ from training.metadata.network import NETWORK_FILE
 from training.metadata.report import Figures, figures_table, measure, sure_threshold
 from training.metadata.session import load_metadata_network
 from training.metadata.sets import Catalogue, Labelled, other_pictures, readable, user_photos
+from training.own_log import show_own_log
 
 Floats = NDArray[np.float32]
 Tensors = dict[str, Floats]
@@ -237,9 +238,7 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run from the command line; a user's error is one line and exit status 1."""
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
-    logging.getLogger("training").setLevel(logging.INFO)  # not the exporter's
-    _log.setLevel(logging.INFO)
+    show_own_log("%(levelname)s %(message)s")
     try:
         run(_arguments(argv), Console(width=120))
     except LookalikeError as error:

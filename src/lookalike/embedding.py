@@ -64,3 +64,11 @@ class Embedder:
             return Embedded(np.empty((0, self.dim), np.float32), np.empty((0, self.feature_dim), np.float32))
         outputs = self._session.run(pixels)
         return Embedded(outputs["embedding"], outputs["features"])
+
+
+def embed_in_parts(
+    embedder: Embedder, pixels: NDArray[np.uint8], step: int
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return embeddings and features of any number of crops, `step` at a time: rows together may exceed one call."""
+    parts = [embedder.embed(pixels[start : start + step]) for start in range(0, len(pixels), step)]
+    return np.concatenate([part.embeddings for part in parts]), np.concatenate([part.features for part in parts])

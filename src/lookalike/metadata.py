@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from lookalike.attributes import Describer
 from lookalike.config import ModelSettings
-from lookalike.embedding import Embedder
+from lookalike.embedding import Embedder, embed_in_parts
 from lookalike.errors import SetupError
 from lookalike.model_store import WEIGHTS_FILE, fingerprint_of, read_built_model, read_preprocess
 from lookalike.preprocessing import Preprocess
@@ -21,7 +21,7 @@ class CropDescriber:
     """A loaded metadata model; call it from one thread at a time."""
 
     def __init__(self, network: Embedder, heads: Describer, max_images: int = 64) -> None:
-        self._network, self._heads, self._max_images = network, heads, max_images
+        self.network, self.heads, self._max_images = network, heads, max_images
 
     @classmethod
     def load(cls, model_dir: Path, settings: ModelSettings) -> Self:
@@ -30,14 +30,16 @@ class CropDescriber:
         Raises:
             SetupError: for a missing, altered or foreign part, or heads that were fitted on another network's features.
         """
-        heads = Describer.load(model_dir, settings)
-        heads.check_network(network_fingerprint(model_dir))
-        return cls(Embedder.load(model_dir, settings), heads, settings.max_images)
+        network, heads = Embedder.load(model_dir, settings), Describer.load(model_dir, settings)
+        # The model's own fingerprint covers the heads, too; features depend on the network alone.
+        network.fingerprint = network_fingerprint(model_dir)
+        heads.check_network(network.fingerprint)
+        return cls(network, heads, settings.max_images)
 
     @property
     def preprocess(self) -> Preprocess:
         """The geometry in front of the network."""
-        return self._network.preprocess
+        return self.network.preprocess
 
     def check_preprocess(self, other: Preprocess) -> None:
         """Make sure that crops which were fitted for another network can be described as they are.
@@ -57,12 +59,11 @@ class CropDescriber:
         Raises:
             InvalidRequest: for another dtype or shape.
         """
-        step = self._max_images
-        parts = (pixels[start : start + step] for start in range(0, len(pixels), step))
-        return [one for part in parts for one in self._heads.describe(self._network.embed(part).features)]
+        _, features = embed_in_parts(self.network, pixels, self._max_images)
+        return self.heads.describe(features)
 
 
 def network_fingerprint(model_dir: Path) -> str:
-    """Return the fingerprint of the network alone, which the heads name; the model's own covers the heads, too."""
+    """Return the fingerprint of a built metadata model's network alone, which the heads name."""
     built = read_built_model(model_dir)
     return fingerprint_of(built.files.get(WEIGHTS_FILE, ""), read_preprocess(model_dir), built.architecture)

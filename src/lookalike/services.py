@@ -11,7 +11,7 @@ from lookalike import rows as wire
 from lookalike.batching import ModelInput, ModelService, read_info, read_pixels, shares_of, whole_batch
 from lookalike.config import ModelSettings
 from lookalike.detection import Detector
-from lookalike.embedding import Embedder
+from lookalike.embedding import Embedder, embed_in_parts
 from lookalike.errors import InvalidRequest, ModelFailed
 from lookalike.metadata import METADATA_DIR, CropDescriber
 from lookalike.rows import Reply, Row
@@ -37,14 +37,6 @@ class DetectorOptions(Wire):
 
 class NoOptions(Wire):
     """A model that has no options refuses every one by name."""
-
-
-def embed_in_parts(
-    embedder: Embedder, pixels: NDArray[np.uint8], step: int
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return embeddings and features of any number of crops, `step` at a time: rows together may exceed one call."""
-    parts = [embedder.embed(pixels[start : start + step]) for start in range(0, len(pixels), step)]
-    return np.concatenate([part.embeddings for part in parts]), np.concatenate([part.features for part in parts])
 
 
 class DetectorService(ModelService[list[Detection]]):

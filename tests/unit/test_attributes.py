@@ -282,6 +282,13 @@ def read_photo(place: Path, name: str) -> bytes:
         return archive.read(name)
 
 
+def test_the_built_network_goes_by_the_fingerprint_that_its_heads_name() -> None:
+    if not (BUILT / "model.json").exists():
+        pytest.skip("var/models/metadata_creator is not built: python -m training.export --models metadata_creator")
+    model = CropDescriber.load(BUILT, ModelSettings(threads=1))
+    assert model.network.fingerprint == model.heads.feature_fingerprint
+
+
 def test_real_products_of_the_test_split_get_their_names() -> None:
     names = [d.product_display_name for d in described("metadata/images.zip", ["6686.jpg", "4625.jpg", "2385.jpg"])]
     assert [name and name.split()[-1] for name in names] == ["T-Shirt", "Shoes", "Shoes"]

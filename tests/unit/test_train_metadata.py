@@ -1,7 +1,6 @@
 """Tests of how the metadata heads are fitted: masks, calibration, figures, the gate, and one whole small run."""
 
 from argparse import Namespace
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -23,16 +22,9 @@ from training.metadata.heads import Examples, Recipe, best_temperature, train_he
 from training.metadata.report import attribute_figures, expected_calibration_error, sure_threshold  # noqa: E402
 from training.train_metadata import Training, write_model  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 CONFIG = Path(__file__).parents[2] / "training" / "configs" / "metadata.yaml"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Threads that wait for each other cost more than they bring on networks this small."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def separable(seed: int) -> Examples:

@@ -1,7 +1,6 @@
 """Tests of the metadata network's training: views, losses, what is frozen, a teacher, and a killed run."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +17,7 @@ from torch.nn import functional as F  # noqa: E402
 
 from training.metadata.config import NetworkSettings, Stage, TrainingConfig, load_config  # noqa: E402
 from training.metadata.data import IGNORED, Row  # noqa: E402
+from training.metadata.losses import distillation_loss, head_loss  # noqa: E402
 from training.metadata.network import (  # noqa: E402
     COLOURS,
     NETWORK_FILE,
@@ -29,33 +29,18 @@ from training.metadata.network import (  # noqa: E402
 from training.metadata.pictures import LearningSet, random_views, read_learning_set  # noqa: E402
 from training.metadata.session import load_metadata_network  # noqa: E402
 from training.metadata.teacher import TeacherScores, read_teacher, write_teacher  # noqa: E402
-from training.train_metadata_network import (  # noqa: E402
-    CHECKPOINT,
-    REPORT,
-    Training,
-    distillation_loss,
-    head_loss,
-    rate_at,
-)
+from training.train_metadata_network import CHECKPOINT, REPORT, Training, rate_at  # noqa: E402
 
 CONFIG = Path(__file__).parents[2] / "training" / "configs" / "metadata.yaml"
 EDGE_PX = 64
 
 pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
     # The exporter and TensorBoard warn of their own insides.
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore::FutureWarning"),
     pytest.mark.filterwarnings("ignore::UserWarning"),
 ]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Threads that wait for each other cost more than they bring on networks this small."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def small_config(**changes: object) -> TrainingConfig:

@@ -16,7 +16,7 @@ from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
 from training.detector.config import DetectorConfig
 from training.detector.loss import Truth
 from training.detector.score import BestBox
-from training.detector.weights import write_half
+from training.half_weights import write_half
 
 _BACKGROUND_AND_SUBJECT = 2
 _STAGES = 6  # of the backbone that torchvision can freeze

@@ -9,10 +9,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from lookalike.errors import SetupError
-from lookalike.model_store import ModelEntry
 from training.detector.config import DetectorConfig, StartWeights
 from training.detector.loss import Predictions
-from training.fetch_weights import fetch_weights
+from training.fetch_weights import fetch_pretrained
 from training.picodet import STRIDES, PicoDet, point_centres
 
 LABELS = ("subject",)
@@ -46,15 +45,7 @@ def coco_weights(start: StartWeights, downloads_dir: Path) -> Path | None:
     """
     if start.source is None:
         return None
-    entry = ModelEntry(
-        version="coco",
-        handler="detector_handler.py",
-        architecture="picodet_s",
-        source=start.source,
-        weights_sha256=start.weights_sha256,
-        licence="Apache-2.0",
-    )
-    return fetch_weights("detector", entry, Path(), downloads_dir)
+    return fetch_pretrained("detector", "picodet_s", start.source, start.weights_sha256, downloads_dir)
 
 
 @torch.no_grad()

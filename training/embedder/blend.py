@@ -18,13 +18,13 @@ import torch
 from lookalike.errors import LookalikeError
 from training.embedder.config import EmbedderConfig, load_config
 from training.embedder.data import TrainingData
-from training.embedder.network import TailedEmbedder, start_projection
+from training.embedder.network import TailedEmbedder
 from training.embedder.processes import Processes
-from training.embedder.store import create_network, read_embedder, write_embedder
+from training.embedder.store import read_embedder, write_embedder
 from training.embedder.validation import Validation, figures
 from training.evaluate_embedder import data_dir
 from training.networks import Normalise
-from training.train_embedder import Folders, cached_maps, start_features
+from training.train_embedder import Folders, start_network
 
 SHARES = (0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 
@@ -33,7 +33,7 @@ def blended(start: TailedEmbedder, trained: TailedEmbedder, share: float) -> Tai
     """Return a network of `share` of the trained weights and the rest of the start's."""
     mixed, first = copy.deepcopy(trained), start.state_dict()
     state = {
-        name: torch.lerp(first[name], tensor.to(first[name].dtype), share) if tensor.is_floating_point() else tensor
+        name: torch.lerp(first[name], tensor, share) if tensor.is_floating_point() else tensor
         for name, tensor in trained.state_dict().items()
     }
     mixed.load_state_dict(state)
@@ -51,13 +51,9 @@ def blend(config: EmbedderConfig, folders: Folders, out: Path, allow: float, thr
     Raises:
         SetupError: when the run holds no trained embedder, or its data is missing or wrong.
     """
-    processes, data = Processes("cpu"), TrainingData(config, folders.data)
-    torch.manual_seed(config.seed)
-    start, trained = create_network(config.network, folders.downloads), read_embedder(folders.run)
-    normalise = Normalise(config.preprocess)
-    cache = cached_maps(config, data, start, folders, processes, threads)
-    if config.network.projection_start == "principal":
-        start_projection(start, *start_features(data, start, normalise, cache))
+    processes, data, normalise = Processes("cpu"), TrainingData(config, folders.data), Normalise(config.preprocess)
+    start, cache = start_network(config, data, normalise, folders, processes, threads)
+    trained = read_embedder(folders.run)
     validation, recalls = Validation(data, normalise, cache), {}
     for share in SHARES:
         found = figures(validation.scores(blended(start, trained, share), processes.device))

@@ -116,7 +116,8 @@ class MapBatches(PixelBatches):
             raise IndexError(index)
         samples = share_of_rank(self._data.sampler.batch(self._first + index), self._rank, self._ranks)
         shown = [(self._data.train[s.position], s.view) for s in samples]
-        return Batch(self._cache.of(shown), samples, self._cache.features_of(shown))
+        kept = self._data.config.loss.keep_weight > 0
+        return Batch(self._cache.of(shown), samples, self._cache.features_of(shown) if kept else None)
 
 
 class CachedMaps:

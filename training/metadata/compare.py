@@ -28,6 +28,7 @@ from training.metadata.heads import Examples, HeadsNetwork, Recipe, train_heads
 from training.metadata.report import macro_f1
 from training.metadata.session import load_metadata_network
 from training.metadata.sets import readable
+from training.own_log import show_own_log
 from training.train_metadata import Training
 
 CLASS_WEIGHT_POWERS = (0.0, 0.25)
@@ -186,7 +187,7 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run from the command line; a user's error is one line and exit status 1."""
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
+    show_own_log("%(levelname)s %(message)s")
     try:
         run(_arguments(argv), Console(width=160))
     except LookalikeError as error:

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from lookalike.attributes import Describer
 from lookalike.config import ModelSettings
-from lookalike.embedding import Embedder
 from lookalike.errors import LookalikeError, SetupError
+from lookalike.metadata import CropDescriber
 from training.metadata.config import load_config
 from training.metadata.report import BINS, expected_calibration_error
 from training.metadata.sets import SPLITS, Catalogue, Labelled, readable
@@ -175,12 +175,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--split", choices=SPLITS, default="test")
     options = parser.parse_args(argv)
     try:
-        settings = ModelSettings.load()
-        source, describer = Embedder.load(options.model, settings), Describer.load(options.model, settings)
-        describer.check_network(source.fingerprint)
-        catalogue = Catalogue(load_config(options.config), options.data, source, options.cache)
+        model = CropDescriber.load(options.model, ModelSettings.load())
+        catalogue = Catalogue(load_config(options.config), options.data, model.network, options.cache)
         part = readable(catalogue.split(options.split))
-        write_report(describer, part, options.out, f"{options.split}, {len(part.rows)} rows")
+        write_report(model.heads, part, options.out, f"{options.split}, {len(part.rows)} rows")
     except LookalikeError as error:
         print(error.message, file=sys.stderr)
         return 1

@@ -1,7 +1,7 @@
 """The pictures that the metadata network learns from, decoded once, and the random views of a batch of them."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -9,6 +9,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
@@ -97,17 +98,29 @@ def read_pictures(
         SetupError: when none can.
     """
     kept, pixels = [], []
+    for row, image in decoded(name, manifest, files, rows):
+        kept.append(row)
+        pixels.append(halved(torch.from_numpy(preprocess.fit(image).copy())[None])[0])
+    return Pictures(kept, torch.stack(pixels))
+
+
+def decoded(name: str, manifest: Path, files: ImageFiles, rows: Sequence[Row]) -> Iterator[tuple[Row, Image.Image]]:
+    """Yield each row whose picture can be read, and the picture (RGB); each other one is named by its line.
+
+    Raises:
+        SetupError: at the end, when none could be read.
+    """
+    wrong = 0
     for row in tqdm(rows, desc=name, unit="image", mininterval=5):
         try:
             image = decode_image(files.read(row.image), ImageLimits()).pixels
         except (LookalikeError, OSError, KeyError) as error:
             _log.warning("%s, line %d: image %r: %s", manifest, row.line, row.image, error)
+            wrong += 1
             continue
-        kept.append(row)
-        pixels.append(halved(torch.from_numpy(preprocess.fit(image).copy())[None])[0])
-    if not kept:
+        yield row, image
+    if wrong == len(rows):
         raise SetupError(f"{name}: none of {len(rows)} images of {manifest} can be read")
-    return Pictures(kept, torch.stack(pixels))
 
 
 def random_views(pixels: Tensor, edge_px: int, smallest_edge: float, light: float, dice: torch.Generator) -> Tensor:

@@ -14,10 +14,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lookalike.attributes import Describer
 from lookalike.config import ModelSettings
-from lookalike.embedding import Embedder
 from lookalike.errors import LookalikeError, SetupError
+from lookalike.metadata import CropDescriber
 from training.metadata.config import load_config
 from training.metadata.data import Row
 from training.metadata.sets import Catalogue
@@ -83,13 +82,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path("var/teacher.npz"))
     options = parser.parse_args(argv)
     try:
-        settings = ModelSettings.load()
-        source, describer = Embedder.load(options.model, settings), Describer.load(options.model, settings)
-        train = Catalogue(load_config(options.config), options.data, source, options.cache).split("train")
+        model = CropDescriber.load(options.model, ModelSettings.load())
+        train = Catalogue(load_config(options.config), options.data, model.network, options.cache).split("train")
     except LookalikeError as error:
         print(error.message, file=sys.stderr)
         return 1
-    write_teacher(options.out, [row.image for row in train.rows], describer.labels(), describer.scores(train.features))
+    write_teacher(
+        options.out, [row.image for row in train.rows], model.heads.labels(), model.heads.scores(train.features)
+    )
     print(f"{options.out}: scores of {len(train.rows)} images")
     return 0
 

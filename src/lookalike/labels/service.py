@@ -8,13 +8,13 @@ from numpy.typing import NDArray
 from lookalike import rows as wire
 from lookalike.batching import ModelInput, ModelService, read_info, read_pixels, whole_batch
 from lookalike.config import ModelSettings
-from lookalike.embedding import Embedder
+from lookalike.embedding import Embedder, embed_in_parts
 from lookalike.errors import InvalidRequest
 from lookalike.labels.head import LabelHead
 from lookalike.labels.prediction import read_scores
 from lookalike.rows import Reply, Row
 from lookalike.schemas import ModelInfo, Wire
-from lookalike.services import NoOptions, embed_in_parts, warmed
+from lookalike.services import NoOptions, warmed
 
 
 class LabelResponse(Wire):
