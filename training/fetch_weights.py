@@ -85,8 +85,12 @@ def _convert_picodet(files: Mapping[str, bytes]) -> dict[str, Tensor]:
     return picodet_state_from_paddle(read_paddle_tensors(files["program"], files["params"]))
 
 
-def _convert_lite0(files: Mapping[str, bytes]) -> dict[str, Tensor]:
-    return lite_state_from_checkpoint(read_lite_checkpoint(files["checkpoint"]))
+def _convert_lite(name: str) -> Converter:
+    return lambda files: lite_state_from_checkpoint(read_lite_checkpoint(files["checkpoint"]), name)
 
 
-CONVERTERS: dict[str, Converter] = {"picodet_s": _convert_picodet, "efficientnet_lite0": _convert_lite0}
+CONVERTERS: dict[str, Converter] = {
+    "picodet_s": _convert_picodet,
+    "efficientnet_lite0": _convert_lite("efficientnet_lite0"),
+    "efficientnet_lite2": _convert_lite("efficientnet_lite2"),
+}

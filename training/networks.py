@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lookalike.errors import SetupError
 from lookalike.preprocessing import Preprocess
-from training.efficientnet_lite import efficientnet_lite0
+from training.efficientnet_lite import efficientnet_lite
 from training.picodet import PicoDet
 
 MAX_BATCH = 1024
@@ -74,25 +74,31 @@ def _picodet_s(preprocess: Preprocess, weights: Mapping[str, Tensor]) -> Network
 
 
 def _efficientnet_lite0(preprocess: Preprocess, weights: Mapping[str, Tensor]) -> Network:
-    return EmbedderNetwork(with_weights(efficientnet_lite0(), weights), preprocess)
+    return EmbedderNetwork(with_weights(efficientnet_lite(), weights), preprocess)
 
 
-def _trained_lite0(preprocess: Preprocess, weights: Mapping[str, Tensor]) -> Network:
-    from training.embedder.network import load_tailed_embedder  # which takes Normalise from here
+def _trained_lite0(first: str) -> Callable[[Preprocess, Mapping[str, Tensor]], Network]:
+    """Return what loads an embedder that was trained from the part `first` on."""
 
-    return load_tailed_embedder(preprocess, weights, "efficientnet_lite0", "blocks.4", "avg")
+    def load(preprocess: Preprocess, weights: Mapping[str, Tensor]) -> Network:
+        from training.embedder.network import load_tailed_embedder  # which takes Normalise from here
+
+        return load_tailed_embedder(preprocess, weights, "efficientnet_lite0", first, "avg")
+
+    return load
 
 
 def _halved_lite0(preprocess: Preprocess, weights: Mapping[str, Tensor]) -> Network:
     from training.metadata.network import HalvedBackbone  # which takes Normalise from here
 
-    return HalvedBackbone(with_weights(efficientnet_lite0(), weights), preprocess)
+    return HalvedBackbone(with_weights(efficientnet_lite(), weights), preprocess)
 
 
 ARCHITECTURES: dict[str, Callable[[Preprocess, Mapping[str, Tensor]], Network]] = {
     "picodet_s": _picodet_s,
     "efficientnet_lite0": _efficientnet_lite0,
-    "efficientnet_lite0-blocks.4-avg-512": _trained_lite0,
+    "efficientnet_lite0-blocks.4-avg-512": _trained_lite0("blocks.4"),
+    "efficientnet_lite0-blocks.1-avg-512": _trained_lite0("blocks.1"),
     "efficientnet_lite0-half": _halved_lite0,
 }
 

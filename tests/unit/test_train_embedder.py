@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from PIL import Image
 
 from lookalike.config import ModelSettings
 from lookalike.errors import SetupError
@@ -19,6 +20,7 @@ pytest.importorskip("pytorch_metric_learning", reason="training needs the extra 
 from tests.unit.embedder_samples import SIZE_PX, data_folder, small_config  # noqa: E402
 from training.embedder import loop as embedder_loop  # noqa: E402
 from training.embedder.blend import SHARES, blend, smallest_share  # noqa: E402
+from training.embedder.cache import UntouchedNetwork  # noqa: E402
 from training.embedder.checkpoint import CHECKPOINT_FILE  # noqa: E402
 from training.embedder.config import EmbedderConfig, LossSettings, load_config  # noqa: E402
 from training.embedder.data import PixelBatches  # noqa: E402
@@ -26,7 +28,8 @@ from training.embedder.losses import LOSSES, SetLosses  # noqa: E402
 from training.embedder.network import Pool, assemble, create_backbone, start_projection  # noqa: E402
 from training.embedder.processes import Processes  # noqa: E402
 from training.embedder.session import load_embedder  # noqa: E402
-from training.embedder.store import read_embedder, write_embedder  # noqa: E402
+from training.embedder.store import create_network, read_embedder, write_embedder  # noqa: E402
+from training.embedder.views import WhiteBalance  # noqa: E402
 from training.train_embedder import Folders, train  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
@@ -184,9 +187,34 @@ def test_too_few_cached_views_for_validation_are_named() -> None:
         small_config(views={"cached": 2})
 
 
-def test_what_is_kept_of_the_untrained_network_needs_its_features(data: Path) -> None:
-    with pytest.raises(ValueError, match="keep_weight needs the untouched features"):
-        small_config(network={"features": "trained"}, views={"cached": 0})
+def _start_of(config: EmbedderConfig, folder: Path):  # type: ignore[no-untyped-def]
+    torch.manual_seed(config.seed)
+    return create_network(config.network, folder)
+
+
+@pytest.mark.parametrize(("keep_of", "same"), [("views", False), ("pictures", True)])
+def test_what_is_kept_is_what_the_untrained_network_says(data: Path, tmp_path: Path, keep_of: str, same: bool) -> None:
+    changes = {"network": {"features": "trained"}, "loss": {"keep_of": keep_of}, "optimisation": {"steps": 3}}
+    config = small_config(views={"cached": 0}, **changes)
+    trainer = run(config, data, tmp_path / "run")
+    kept = trainer._kept
+    assert kept is not None
+    batch = PixelBatches(trainer.data, first_step=0)[0]
+    untouched = UntouchedNetwork(_start_of(config, tmp_path), config.preprocess).eval()
+    shown = [trainer.data.views.plain(trainer.data.train[sample.position]) for sample in batch.samples]
+    pixels = torch.from_numpy(np.stack(shown)) if same else batch.inputs
+    with torch.no_grad():
+        expected = untouched(pixels)[1]
+    assert torch.allclose(kept.of(batch, batch.inputs), expected, rtol=1e-2, atol=1e-3)
+
+
+def test_white_balance_scales_each_channel_by_itself() -> None:
+    grey = Image.new("RGB", (2, 2), (100, 100, 100))
+    assert WhiteBalance(0.0)(grey) is grey
+    torch.manual_seed(3)
+    seen = {WhiteBalance(0.25)(grey).getpixel((0, 0)) for _ in range(20)}
+    assert all(75 <= level <= 125 for pixel in seen for level in pixel)  # type: ignore[union-attr]
+    assert any(len(set(pixel)) == 3 for pixel in seen)  # type: ignore[arg-type]
 
 
 def test_a_blend_lies_between_the_start_and_the_trained_embedder(data: Path, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ pytest.importorskip("timm", reason="training needs the extra lookalike[train]")
 from torch.nn import functional as F  # noqa: E402
 
 from training.metadata.config import NetworkSettings, Stage, TrainingConfig, load_config  # noqa: E402
-from training.metadata.data import IGNORED, Row  # noqa: E402
+from training.metadata.data import IGNORED  # noqa: E402
 from training.metadata.losses import distillation_loss, head_loss  # noqa: E402
 from training.metadata.network import (  # noqa: E402
     COLOURS,
@@ -28,8 +28,8 @@ from training.metadata.network import (  # noqa: E402
 )
 from training.metadata.pictures import LearningSet, random_views, read_learning_set  # noqa: E402
 from training.metadata.session import load_metadata_network  # noqa: E402
-from training.metadata.teacher import TeacherScores, read_teacher, write_teacher  # noqa: E402
-from training.train_metadata_network import CHECKPOINT, REPORT, Training, rate_at  # noqa: E402
+from training.metadata.teacher import CHECKPOINT, REPORT, Teacher, read_teacher  # noqa: E402
+from training.train_metadata_network import Training, rate_at  # noqa: E402
 
 CONFIG = Path(__file__).parents[2] / "training" / "configs" / "metadata.yaml"
 EDGE_PX = 64
@@ -56,9 +56,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> LearningSet:
     return read_learning_set(config, small_data(tmp_path_factory.mktemp("data")), config.network.preprocess)
 
 
-def training(
-    config: TrainingConfig, data: LearningSet, run_dir: Path, teacher: TeacherScores | None = None
-) -> Training:
+def training(config: TrainingConfig, data: LearningSet, run_dir: Path, teacher: Teacher | None = None) -> Training:
     torch.manual_seed(0)
     counts = {name: len(labels) for name, labels in data.labels.items()}
     return Training(config, data, MetadataNetwork(config.network.preprocess, counts), run_dir, teacher)
@@ -179,35 +177,61 @@ def test_class_weights_turn_frequent_classes_down() -> None:
     assert head_loss(logits, classes, torch.tensor([1.0, 3.0]), settings_of()) == pytest.approx(float(plain))
 
 
-def test_a_teacher_is_followed_where_it_has_seen_the_picture(tmp_path: Path) -> None:
-    scores = {"kind": np.array([[0.9, 0.1], [0.2, 0.8]], np.float32)}
-    write_teacher(tmp_path / "teacher.npz", ["a", "b"], {"kind": ["x", "y"]}, scores)
-    rows = [Row(1, "b", "train", {}), Row(2, "c", "train", {})]
-    teacher = read_teacher(tmp_path / "teacher.npz").scores_of(rows, {"kind": ["y", "x"]})["kind"]
-    assert torch.allclose(teacher[0], torch.tensor([0.8, 0.2]), atol=1e-3)
-    assert teacher[1].isnan().all()
+def test_a_teacher_is_followed() -> None:
+    teacher = torch.tensor([[0.8, 0.2]]).log()
     settings = settings_of(teacher_temperature=1.0)
-    agreeing = distillation_loss(torch.tensor([[0.8, 0.2], [0, 0]]).log().clamp(min=-9), teacher, settings)
-    opposed = distillation_loss(torch.tensor([[0.2, 0.8], [0, 0]]).log().clamp(min=-9), teacher, settings)
+    agreeing = distillation_loss(torch.tensor([[0.8, 0.2]]).log(), teacher, settings)
+    opposed = distillation_loss(torch.tensor([[0.2, 0.8]]).log(), teacher, settings)
     assert float(agreeing) < float(opposed)
     assert float(agreeing) == pytest.approx(-(0.8 * np.log(0.8) + 0.2 * np.log(0.2)), abs=1e-3)
 
 
-def test_a_teacher_of_other_labels_is_named(tmp_path: Path) -> None:
-    write_teacher(tmp_path / "teacher.npz", ["a"], {"kind": ["x"]}, {"kind": np.ones((1, 1), np.float32)})
-    with pytest.raises(SetupError, match="kind"):
-        read_teacher(tmp_path / "teacher.npz").scores_of([], {"kind": ["z"]})
+TAUGHT: dict[str, object] = {
+    "trained": "blocks.5",
+    "stages": [Stage(edge_px=32, epochs=6)],
+    "ema": 0.5,
+    "learning_rate": 0.01,
+    "backbone_learning_rate": 0.002,
+}
+
+
+@pytest.fixture(scope="module")
+def taught_by(data: LearningSet, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run to learn from."""
+    folder = tmp_path_factory.mktemp("teacher")
+    training(small_config(**TAUGHT), data, folder).run()
+    return folder
+
+
+def test_a_teacher_says_what_its_average_says(data: LearningSet, taught_by: Path) -> None:
+    again = training(small_config(**TAUGHT), data, taught_by)
+    views = data.val.pixels[:4]
+    expected = again.ema.module.eval()(views)
+    twice = read_teacher([taught_by, taught_by], data.labels)(views)
+    for name, logits in twice.items():
+        assert torch.allclose(logits, expected[name], atol=1e-5)
+
+
+def test_a_teacher_of_other_labels_is_named(data: LearningSet, taught_by: Path, tmp_path: Path) -> None:
+    with pytest.raises(SetupError, match="gender"):
+        read_teacher([taught_by], {**data.labels, "gender": ["Robots"]})
     with pytest.raises(SetupError, match="nowhere"):
-        read_teacher(tmp_path / "nowhere.npz")
+        read_teacher([tmp_path / "nowhere"], data.labels)
 
 
-def test_a_run_with_a_teacher_learns(data: LearningSet, tmp_path: Path) -> None:
-    images = [row.image for row in data.train.rows]
-    scores = {name: np.full((len(images), len(labels)), 1 / len(labels)) for name, labels in data.labels.items()}
-    teacher = TeacherScores(images, data.labels, {name: s.astype(np.float16) for name, s in scores.items()})
-    run = training(small_config(trained="heads", teacher_weight=0.5), data, tmp_path, teacher)
-    run.run(stop_after_steps=2)
-    assert run.progress.step == 2
+def test_a_run_follows_its_teacher(data: LearningSet, taught_by: Path, tmp_path: Path) -> None:
+    teacher = read_teacher([taught_by], data.labels)
+    run = training(small_config(**TAUGHT, teacher_weight=1.0), data, tmp_path, teacher)
+    views = data.train.pixels[:32]
+
+    @torch.no_grad()
+    def agreement() -> float:
+        said, taught = run.ema.module.eval()(views), teacher(views)
+        return float(torch.stack([(said[n].argmax(1) == taught[n].argmax(1)).float().mean() for n in said]).mean())
+
+    before = agreement()
+    run.run()
+    assert agreement() > max(0.7, before + 0.1)
 
 
 def test_the_rate_warms_up_and_falls_to_nothing() -> None:

@@ -105,6 +105,12 @@ def detection_loss(predictions: Predictions, truth: Truth, settings: LossSetting
 
     Background points inside an ignored box do not count.
     """
+    # Full precision: the cross-entropy of scores refuses autocast on CUDA.
+    with torch.autocast(predictions.scores.device.type, enabled=False):
+        return _detection_loss(predictions, truth, settings)
+
+
+def _detection_loss(predictions: Predictions, truth: Truth, settings: LossSettings) -> dict[str, Tensor]:
     found = assign(predictions, truth, settings)
     counted = found.positive | ~inside(predictions.centres, truth.ignored).any(dim=1)
     total = found.score.sum().clamp(min=1.0)

@@ -65,6 +65,9 @@ class LossSettings(BaseModel, extra="forbid", frozen=True):
     # Weight of the squared change of the batch's cosine similarities from those of the untrained features:
     # what the backbone knows of other things is not given up for the sets trained on.
     keep_weight: Annotated[float, Field(ge=0)] = 0.0
+    # Whose untrained similarities: those of the same views, or of the pictures as the service sees them, so that a view
+    # learns to look like its picture.
+    keep_of: Literal["views", "pictures"] = "views"
     free_sets: list[str] = []  # within these the similarities may change as the loss likes
 
 
@@ -88,6 +91,8 @@ class Views(BaseModel, extra="forbid", frozen=True):
     cached: Annotated[int, Field(ge=0)]
     smallest_share: Annotated[float, Field(gt=0, le=1)] = 0.5  # of the area, that a random crop keeps
     colour: Share = 0.2
+    white_balance: Share = 0.0  # an instance's channels are scaled by up to this much, as by other lamps and cameras
+    compression: Share = 0.0  # share of an instance's views that went through a poor JPEG
 
 
 class EmbedderConfig(BaseModel, extra="forbid", frozen=True):
@@ -121,8 +126,6 @@ class EmbedderConfig(BaseModel, extra="forbid", frozen=True):
                 raise ValueError(
                     f"data: {source.name} needs more than {queries} cached views: validation shows so many"
                 )
-        if self.loss.keep_weight and self.network.features == "trained" and not self.views.cached:
-            raise ValueError("loss.keep_weight needs the untouched features: set views.cached, or network.features")
         return self
 
 

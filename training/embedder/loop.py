@@ -17,6 +17,7 @@ from lookalike.errors import SetupError
 from training.embedder.checkpoint import Average, Progress, load_checkpoint, save_checkpoint
 from training.embedder.config import EmbedderConfig, Optimisation
 from training.embedder.data import Batch, CachedMaps, MapBatches, PixelBatches, TrainingData, batch_loader
+from training.embedder.kept import KeptFeatures
 from training.embedder.losses import SetLosses
 from training.embedder.network import TailedEmbedder
 from training.embedder.processes import Processes
@@ -47,6 +48,9 @@ class Trainer:
         # Depthwise convolutions are half again as fast on a CPU when channels come last.
         self.network: TailedEmbedder = network.to(processes.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._normalise = normalise.to(processes.device)
+        self._kept = (
+            KeptFeatures(config, data, self.network, processes.device, cache) if config.loss.keep_weight else None
+        )
         _seed(config.seed, "losses")  # proxies start the same in each process
         self.losses = SetLosses(config.loss, data.sampler.class_counts, config.network.dim).to(processes.device)
         self._optimiser = torch.optim.AdamW(self._groups(), weight_decay=config.optimisation.weight_decay)
@@ -110,14 +114,7 @@ class Trainer:
     def _embed(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
         inputs = batch.inputs.to(self.processes.device)
         features = channels_last(inputs.float()) if self._cache is not None else self._trunk(inputs)
-        plain = None
-        if self.config.loss.keep_weight and self.config.network.trained != "all":
-            if batch.untouched is not None:
-                untouched = batch.untouched.to(inputs.device)
-            else:
-                with torch.no_grad():
-                    untouched = self.network.plain_features(features)
-            plain = F.normalize(untouched.float(), dim=1)
+        plain = None if self._kept is None else F.normalize(self._kept.of(batch, inputs), dim=1)
         return self.network.embed_map(features), plain
 
     def _trunk(self, pixels: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from lookalike.errors import SetupError
 from lookalike.preprocessing import Preprocess
-from training.efficientnet_lite import efficientnet_lite0
+from training.efficientnet_lite import efficientnet_lite
 from training.networks import Normalise
 
 Pooling = Literal["avg", "gem", "cls"]
@@ -146,7 +146,7 @@ def create_backbone(name: str, weights: str, state: Mapping[str, Tensor] | None 
         SetupError: for a name that timm does not know, weights that do not fit or cannot be downloaded.
     """
     if name == "efficientnet_lite0" and weights != "pretrained":
-        backbone = efficientnet_lite0()
+        backbone = efficientnet_lite()
     elif name not in timm.list_models() and name != "efficientnet_lite0":
         near = sorted(timm.list_models(f"*{name.split('_')[0]}*"))[:20]
         raise SetupError(f"timm has no model {name!r}", allowed=near or "see timm.list_models()")

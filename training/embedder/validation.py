@@ -1,6 +1,7 @@
 """The figures of held-out classes: each set searched by itself, instances by strong views of themselves."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ class Validation:
     def __init__(self, data: TrainingData, normalise: nn.Module, cache: CachedMaps | None = None) -> None:
         self._data, self._normalise, self._cache = data, normalise, cache
         self._shown, self._images = _searches(data)
+        self._pixels: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self._shown)
@@ -36,22 +38,27 @@ class Validation:
         return score_sets(self._images, embeddings)
 
     def _embeddings(self, embed: Callable[[Tensor], Tensor]) -> NDArray[np.float32]:
-        chunks = (self._shown[start : start + _BATCH] for start in range(0, len(self._shown), _BATCH))
         with torch.inference_mode():
-            return np.concatenate([embed(self._inputs(chunk)).float().cpu().numpy() for chunk in chunks])
+            return np.concatenate([embed(chunk).float().cpu().numpy() for chunk in self._inputs().split(_BATCH)])
 
     def _embed(self, network: TailedEmbedder, inputs: Tensor) -> Tensor:
         if self._cache is not None:
             return network.embed_map(inputs.float())
         return network(self._normalise(inputs))
 
-    def _inputs(self, shown: Sequence[Shown]) -> Tensor:
+    def _inputs(self) -> Tensor:
+        """Return maps or pixels of all that is shown; pixels are made once, in threads: decoding leaves the lock."""
         if self._cache is not None:
-            return self._cache.of(shown)
-        views = self._data.views
-        return torch.from_numpy(
-            np.stack([views.view(picture, view) if view else views.plain(picture) for picture, view in shown])
-        )
+            return self._cache.of(self._shown)
+        if self._pixels is None:
+            views = self._data.views
+            with ThreadPoolExecutor() as pool:
+                plain = list(pool.map(views.plain, [picture for picture, view in self._shown if not view]))
+            made = iter(plain)
+            # Views draw from torch's generator, which threads would share.
+            pixels = [views.view(picture, view) if view else next(made) for picture, view in self._shown]
+            self._pixels = torch.from_numpy(np.stack(pixels))
+        return self._pixels
 
 
 def _searches(data: TrainingData) -> tuple[list[Shown], list[RetrievalImage]]:

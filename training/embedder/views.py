@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from torch import nn
 from torchvision.transforms import InterpolationMode, v2
 
 from lookalike.preprocessing import Preprocess
@@ -76,9 +77,26 @@ def instance_view(views: Views) -> v2.Transform:
                 256, scale=(views.smallest_share, 1), ratio=(0.75, 1.33), interpolation=InterpolationMode.BICUBIC
             ),
             v2.ColorJitter(2 * views.colour, 2 * views.colour, 2 * views.colour, views.colour / 10),
+            WhiteBalance(views.white_balance),
             v2.RandomApply([v2.GaussianBlur(5, (0.5, 2.5))], 0.4),
+            v2.RandomApply([v2.PILToTensor(), v2.JPEG((25, 80)), v2.ToPILImage()], views.compression),
         ]
     )
+
+
+class WhiteBalance(nn.Module):
+    """Scales the channels of a PIL picture by up to `strength`, each by itself: other lamps, other cameras."""
+
+    def __init__(self, strength: float) -> None:
+        super().__init__()
+        self._strength = strength
+
+    def forward(self, image: Image.Image) -> Image.Image:
+        """See the class."""
+        if not self._strength:
+            return image
+        gains = 1 + self._strength * (2 * torch.rand(3) - 1)
+        return image.point([min(255, round(level * float(gain))) for gain in gains for level in range(256)])
 
 
 def flattened(image: Image.Image) -> Image.Image:

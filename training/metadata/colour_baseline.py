@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 from rich.console import Console
 from scipy.sparse import csr_array
 from sklearn.exceptions import ConvergenceWarning
@@ -61,14 +62,18 @@ def count_colours(manifest: Path, files: ImageFiles, rows: Sequence[Row]) -> Cou
         SetupError: when none can.
     """
     kept, found, counts = [], [], []
-    for row, image in decoded("pictures", manifest, files, rows):
-        cells, pixels = np.unique(cell_numbers(np.asarray(image)), return_counts=True)
+    for row, (cells, pixels) in decoded("pictures", manifest, files, rows, _cells_of):
         kept.append(row)
         found.append(cells)
         counts.append(pixels)
     starts = np.cumsum([0, *(len(cells) for cells in found)])
     values = np.concatenate(counts).astype(np.float32)
     return Counted(kept, csr_array((values, np.concatenate(found), starts), shape=(len(kept), LEVELS**3)))
+
+
+def _cells_of(image: Image.Image) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    """Return the RGB cells that a picture has, and how many of its pixels each."""
+    return np.unique(cell_numbers(np.asarray(image)), return_counts=True)
 
 
 def cell_numbers(pixels: NDArray[np.uint8]) -> NDArray[np.int32]:

@@ -1,7 +1,7 @@
 """What `training/configs/metadata.yaml` may say; a wrong key is named, never ignored."""
 
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, Field, model_validator
 
@@ -59,6 +59,7 @@ class Stage(BaseModel, extra="forbid", frozen=True):
 class NetworkSettings(BaseModel, extra="forbid", frozen=True):
     """How the network behind the heads is fine-tuned; `python -m training.train_metadata_network` reads it."""
 
+    backbone: Literal["efficientnet_lite0", "efficientnet_lite2"] = "efficientnet_lite0"  # the smaller one is served
     source: WheelSource  # of the ImageNet weights
     weights_sha256: Sha256
     preprocess: Preprocess  # of the embedder; the network sees its pixels at half the resolution
@@ -76,7 +77,7 @@ class NetworkSettings(BaseModel, extra="forbid", frozen=True):
     focal_gamma: Annotated[float, Field(ge=0)] = 0.0  # Lin et al. 2017; 0: plain cross-entropy
     smallest_edge: Annotated[float, Field(gt=0, le=1)] = 0.7  # of a picture's edge, that a view keeps
     light: Annotated[float, Field(ge=0, lt=1)] = 0.2
-    teacher_weight: Annotated[float, Field(ge=0, le=1)] = 0.0  # of the loss against the teacher's scores
+    teacher_weight: Annotated[float, Field(ge=0, le=1)] = 0.0  # of the loss against the teachers' logits
     teacher_temperature: Annotated[float, Field(gt=0)] = 2.0
     checkpoint_steps: Annotated[int, Field(ge=1)] = 100
 

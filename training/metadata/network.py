@@ -1,4 +1,4 @@
-"""The network behind the metadata heads: EfficientNet-Lite0 at half the embedder's resolution, and its linear heads."""
+"""The network behind the metadata heads: EfficientNet-Lite at half the embedder's resolution, linear heads on it."""
 
 from collections.abc import Mapping
 
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from lookalike.errors import SetupError
 from lookalike.preprocessing import Preprocess
-from training.efficientnet_lite import WIDTH, efficientnet_lite0
+from training.efficientnet_lite import WIDTH, efficientnet_lite
 from training.networks import Normalise
 
 NETWORK_FILE = "network.safetensors"  # of a run, and in model_store
@@ -23,10 +23,16 @@ _FIRST_PARTS = ("conv_stem", "bn1")
 class MetadataNetwork(nn.Module):
     """Backbone, dropout, a linear head an attribute: `(n, h, w, 3)` uint8, already halved -> logits by attribute."""
 
-    def __init__(self, preprocess: Preprocess, label_counts: Mapping[str, int], dropout: float = 0.0) -> None:
+    def __init__(
+        self,
+        preprocess: Preprocess,
+        label_counts: Mapping[str, int],
+        dropout: float = 0.0,
+        backbone: str = "efficientnet_lite0",
+    ) -> None:
         super().__init__()
         self.normalise = Normalise(preprocess)
-        self.backbone = efficientnet_lite0()
+        self.backbone = efficientnet_lite(backbone)
         self.dropout = nn.Dropout(dropout)
         width = int(self.backbone.num_features)  # type: ignore[arg-type]
         self.heads = nn.ModuleDict({name: nn.Linear(width, count) for name, count in label_counts.items()})
@@ -104,7 +110,7 @@ class HalvedBackbone(nn.Module):
         """Return `features` `(n, FEATURES)` float32 of `(n, h, w, 3)` uint8; `embedding` is their direction."""
         rgb = F.avg_pool2d(pixels.permute(0, 3, 1, 2).float() / 255, HALF)
         pooled = self.backbone((rgb - self.mean) / self.std)
-        features = torch.cat([pooled, self.colours(F.avg_pool2d(rgb, HALF))], dim=1)
+        features = torch.cat([pooled, self.colours(F.avg_pool2d(rgb, 2 * HALF))], dim=1)
         return {"embedding": F.normalize(features, dim=1), "features": features}
 
 

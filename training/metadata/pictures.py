@@ -1,9 +1,12 @@
 """The pictures that the metadata network learns from, decoded once, and the random views of a batch of them."""
 
 import logging
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -21,6 +24,8 @@ from training.metadata.config import TrainingConfig
 from training.metadata.data import ImageFiles, Row, ZipImages, class_numbers, label_lists, read_rows
 from training.metadata.network import halved
 from training.metadata.sets import SPLITS, is_fitted_on
+
+T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
@@ -98,27 +103,36 @@ def read_pictures(
         SetupError: when none can.
     """
     kept, pixels = [], []
-    for row, image in decoded(name, manifest, files, rows):
+    for row, fitted in decoded(name, manifest, files, rows, lambda image: preprocess.fit(image).copy()):
         kept.append(row)
-        pixels.append(halved(torch.from_numpy(preprocess.fit(image).copy())[None])[0])
+        pixels.append(halved(torch.from_numpy(fitted)[None])[0])
     return Pictures(kept, torch.stack(pixels))
 
 
-def decoded(name: str, manifest: Path, files: ImageFiles, rows: Sequence[Row]) -> Iterator[tuple[Row, Image.Image]]:
-    """Yield each row whose picture can be read, and the picture (RGB); each other one is named by its line.
+def decoded(
+    name: str, manifest: Path, files: ImageFiles, rows: Sequence[Row], made: Callable[[Image.Image], T]
+) -> Iterator[tuple[Row, T]]:
+    """Yield each row whose picture can be read and what is `made` of it (RGB); each other one is named by its line.
 
     Raises:
         SetupError: at the end, when none could be read.
     """
     wrong = 0
-    for row in tqdm(rows, desc=name, unit="image", mininterval=5):
+
+    def one(row: Row) -> T | Exception:
         try:
-            image = decode_image(files.read(row.image), ImageLimits()).pixels
+            return made(decode_image(files.read(row.image), ImageLimits()).pixels)
         except (LookalikeError, OSError, KeyError) as error:
-            _log.warning("%s, line %d: image %r: %s", manifest, row.line, row.image, error)
-            wrong += 1
-            continue
-        yield row, image
+            return error
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # decoding and resizing leave the interpreter's lock
+        results = tqdm(pool.map(one, rows), name, len(rows), unit="image", mininterval=5)
+        for row, result in zip(rows, results, strict=True):
+            if isinstance(result, Exception):
+                _log.warning("%s, line %d: image %r: %s", manifest, row.line, row.image, result)
+                wrong += 1
+            else:
+                yield row, result
     if wrong == len(rows):
         raise SetupError(f"{name}: none of {len(rows)} images of {manifest} can be read")
 
@@ -131,11 +145,11 @@ def random_views(pixels: Tensor, edge_px: int, smallest_edge: float, light: floa
     count = len(pixels)
 
     def drawn(low: float, high: float) -> Tensor:
-        return low + (high - low) * torch.rand(count, generator=dice)
+        return (low + (high - low) * torch.rand(count, generator=dice)).to(pixels.device)
 
     scale_x, scale_y = drawn(smallest_edge, 1.1), drawn(smallest_edge, 1.1)
-    side = torch.where(torch.rand(count, generator=dice) < 0.5, -1.0, 1.0)
-    matrix = torch.zeros(count, 2, 3)
+    side = torch.where(drawn(0, 1) < 0.5, -1.0, 1.0)
+    matrix = torch.zeros(count, 2, 3, device=pixels.device)
     matrix[:, 0, 0], matrix[:, 1, 1] = side * scale_x, scale_y
     matrix[:, 0, 2], matrix[:, 1, 2] = drawn(-1, 1) * (1 - scale_x).abs(), drawn(-1, 1) * (1 - scale_y).abs()
     grid = F.affine_grid(matrix, [count, 3, edge_px, edge_px], align_corners=False)

@@ -1,0 +1,143 @@
+"""Ways to train the metadata network, each with the same few epochs, one after the other; a killed run goes on.
+
+    python -m training.metadata.compare_networks --epochs 10 --out var/runs/compare
+
+one network for all attributes; one for each; the last layer only; losses for rare labels; learning from a teacher.
+"""
+
+import argparse
+import logging
+import os
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from lookalike.errors import LookalikeError
+from training.metadata.config import Stage, TrainingConfig, load_config
+from training.metadata.pictures import LearningSet, read_learning_set
+from training.metadata.teacher import Teacher, read_teacher
+from training.own_log import show_own_log
+from training.train_metadata_network import Training, start_network
+
+CLASS_WEIGHT_POWER, FOCAL_GAMMA = 0.25, 2.0
+
+_log = logging.getLogger(__name__)
+
+
+class Variant(NamedTuple):
+    """One way: what the settings say otherwise, and whether each attribute gets a network of its own."""
+
+    title: str
+    changes: Mapping[str, Any] = MappingProxyType({})
+    separate: bool = False
+    taught: bool = False
+
+
+class Result(NamedTuple):
+    """Accuracy and macro-F1 on val by attribute, and the time that training took."""
+
+    title: str
+    accuracy: dict[str, float]
+    macro_f1: dict[str, float]
+    fit_s: float
+
+
+def variants(with_teacher: bool) -> Iterator[Variant]:
+    """Yield what is compared."""
+    yield Variant("one network")
+    yield Variant("separate networks", separate=True)
+    yield Variant("last layer only", {"trained": "heads"})
+    yield Variant(f"class weights, power {CLASS_WEIGHT_POWER:g}", {"class_weight_power": CLASS_WEIGHT_POWER})
+    yield Variant(f"focal loss, gamma {FOCAL_GAMMA:g}", {"focal_gamma": FOCAL_GAMMA})
+    if with_teacher:
+        yield Variant("taught", taught=True)
+
+
+class Comparison:
+    """The pictures, read once, and the networks trained on them."""
+
+    def __init__(
+        self,
+        config: TrainingConfig,
+        data: LearningSet,
+        teacher: Teacher | None,
+        epochs: int,
+        folders: tuple[Path, Path],
+    ) -> None:
+        """`folders` are those of the runs and of the downloads."""
+        self._config, self._data, self._teacher, self._epochs = config, data, teacher, epochs
+        self._runs_dir, self._downloads_dir = folders
+
+    def results(self) -> Iterator[Result]:
+        """Train and measure one variant after the other."""
+        for number, variant in enumerate(variants(self._teacher is not None)):
+            start_s = time.monotonic()
+            groups = [[name] for name in self._data.labels] if variant.separate else [list(self._data.labels)]
+            runs = [self._run(variant, names, self._runs_dir / f"{number}-{'-'.join(names)}") for names in groups]
+            accuracy = {name: share for run in runs for name, share in run.measure().items()}
+            macro_f1 = {name: score for run in runs for name, score in run.macro_f1().items()}
+            yield Result(variant.title, accuracy, macro_f1, time.monotonic() - start_s)
+
+    def _run(self, variant: Variant, names: Sequence[str], run_dir: Path) -> Training:
+        stage = Stage(edge_px=self._config.network.stages[-1].edge_px, epochs=self._epochs)
+        changes = {"stages": [stage], **variant.changes}
+        config = self._config.model_copy(update={"network": self._config.network.model_copy(update=changes)})
+        data = self._data.only(names)
+        network = start_network(config, data.labels, self._downloads_dir)
+        training = Training(config, data, network, run_dir, self._teacher if variant.taught else None)
+        _log.info("%s: %s", variant.title, ", ".join(names))
+        training.run()
+        return training
+
+
+def comparison_table(results: Sequence[Result]) -> Table:
+    """Return one line a variant: accuracy / macro-F1 of each attribute on val, in per cent."""
+    names = list(results[0].accuracy)
+    table = Table(title="val: accuracy / macro-F1, %")
+    for column in ("variant", *names, "mean", "s"):
+        table.add_column(column, justify="left" if column == "variant" else "right")
+    for title, accuracy, macro_f1, fit_s in results:
+        pairs = [(accuracy[name], macro_f1[name]) for name in names]
+        means = tuple(sum(values) / len(values) for values in zip(*pairs, strict=True))
+        cells = [f"{100 * share:.1f} / {100 * score:.1f}" for share, score in (*pairs, means)]
+        table.add_row(title, *cells, f"{fit_s:.0f}")
+    return table
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; a user's error is one line and exit status 1."""
+    parser = argparse.ArgumentParser(description="Compare ways to train the metadata network.")
+    parser.add_argument("--config", type=Path, default=Path("training/configs/metadata.yaml"))
+    parser.add_argument("--data", type=Path, default=Path(os.environ.get("LOOKALIKE_DATA", "../shared/data")))
+    parser.add_argument("--out", type=Path, default=Path("var/runs/compare"), help="one run a network")
+    parser.add_argument("--downloads", type=Path, default=Path("var/downloads"))
+    parser.add_argument("--teacher", type=Path, nargs="+", help="folders of finished runs to learn from")
+    parser.add_argument("--epochs", type=int, default=10, help="of each network")
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    options = parser.parse_args(argv)
+    show_own_log()
+    torch.set_num_threads(options.threads)
+    results = []
+    try:
+        config = load_config(options.config)
+        data = read_learning_set(config, options.data, config.network.preprocess)
+        teacher = read_teacher(options.teacher, data.labels) if options.teacher else None
+        comparison = Comparison(config, data, teacher, options.epochs, (options.out, options.downloads))
+        for result in comparison.results():
+            results.append(result)
+            Console(width=160).print(comparison_table(results))
+    except LookalikeError as error:
+        _log.error("%s%s", error.message, f" (allowed: {error.allowed})" if error.allowed else "")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
