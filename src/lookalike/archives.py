@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import zipfile
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,6 +70,22 @@ def build_archives(sources: ArchiveSources, out_dir: Path) -> dict[str, Path]:
     parts = [_parts(name, entry, sources) for name, entry in entries.items()]
     parts += [_task_parts(name, task, sources) for name, task in exported_tasks(sources.models, entries).items()]
     return {one.name: _build(one, out_dir) for one in parts}
+
+
+def unpack_archive(archive: Path, into: Path) -> Path:
+    """Unpack a model archive; return `into`.
+
+    Raises:
+        SetupError: when it is missing or damaged.
+    """
+    try:
+        with zipfile.ZipFile(archive) as packed:
+            packed.extractall(into)
+    except FileNotFoundError as error:
+        raise SetupError(f"there is no {archive}", allowed="make archives") from error
+    except (OSError, zipfile.BadZipFile) as error:
+        raise SetupError(f"{archive} cannot be unpacked: {error}") from error
+    return into
 
 
 def exported_tasks(models: Path, listed: Collection[str]) -> dict[str, BuiltModel]:

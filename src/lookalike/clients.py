@@ -3,10 +3,12 @@
 import asyncio
 import io
 import logging
+import tempfile
 from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from pathlib import Path
+from typing import Any, Protocol, Self, TypeVar
 
 import aiohttp
 import numpy as np
@@ -15,14 +17,17 @@ from PIL import Image
 from pydantic import ValidationError
 
 from lookalike import rows as wire
-from lookalike.config import RouterSettings
+from lookalike.archives import unpack_archive
+from lookalike.config import ModelSettings, RouterSettings
 from lookalike.detection import Detector
 from lookalike.embedding import Embedder
-from lookalike.errors import DeadlineExceeded, ModelFailed, ModelUnavailable
-from lookalike.metadata import CropDescriber
+from lookalike.errors import DeadlineExceeded, LookalikeError, ModelFailed, ModelUnavailable
+from lookalike.metadata import METADATA_DIR, CropDescriber
 from lookalike.preprocessing import Preprocess
 from lookalike.schemas import Description, Detection, DetectorResponse, MetadataResponse, ModelInfo
 from lookalike.stage_timer import Deadline
+
+MODEL_NAMES = ("detector", "embedder", "metadata_creator")
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +43,16 @@ class EmbeddedCrops:
 
 class ModelClient(Protocol):
     """The models as the pipeline sees them; images are RGB, boxes come in pixels of the image that was given."""
+
+    @property
+    def fingerprint(self) -> str | None:
+        """The fingerprint of the embedder that answers; None before it first did."""
+
+    async def states(self, deadline: Deadline) -> dict[str, str]:
+        """Return by model `ok`, or what is wrong with it."""
+
+    async def close(self) -> None:
+        """Let go of connections and models."""
 
     async def detect(self, image: Image.Image, deadline: Deadline) -> list[Detection]:
         """Return the detections in `image`, best first."""
@@ -55,31 +70,63 @@ def fit_all(preprocess: Preprocess, crops: Sequence[Image.Image]) -> NDArray[np.
 
 
 class LocalModelClient:
-    """The models in this process: for the command line and the bare benchmark.
-
-    `executor` has one thread, as a session takes one call at a time.
-    """
+    """The models in this process: a search without hops, where models and router share a machine."""
 
     def __init__(
         self, detector: Detector, embedder: Embedder, describer: CropDescriber, executor: Executor, min_score: float
     ) -> None:
+        """`executor` runs the networks; with two threads a crop is embedded and described side by side."""
         self._detector, self._embedder, self._describer = detector, embedder, describer
         self._executor, self._min_score = executor, min_score
+
+    @classmethod
+    def of_archives(cls, settings: RouterSettings, models: ModelSettings, executor: Executor) -> Self:
+        """Load the models that the archives in `settings.archives_dir` hold, as their own servers would.
+
+        Raises:
+            SetupError: naming the archive, or the file in it, that is missing or wrong.
+        """
+        with tempfile.TemporaryDirectory() as unpacked:
+            detector_dir = unpack_archive(settings.archives_dir / "detector.mar", Path(unpacked) / "detector")
+            embedder_dir = unpack_archive(settings.archives_dir / "embedder.mar", Path(unpacked) / "embedder")
+            describer = CropDescriber.load(embedder_dir / METADATA_DIR, models)
+            embedder = Embedder.load(embedder_dir, models)
+            describer.check_preprocess(embedder.preprocess)
+            detector = Detector.load(detector_dir, models)
+        return cls(detector, embedder, describer, executor, settings.min_detection_score)
+
+    @property
+    def fingerprint(self) -> str | None:
+        """The fingerprint of the embedder."""
+        return self._embedder.fingerprint
+
+    async def states(self, deadline: Deadline) -> dict[str, str]:
+        """Return `ok` for every model: what was loaded is there; whether it works shows the search that follows."""
+        return dict.fromkeys(MODEL_NAMES, "ok")
+
+    async def close(self) -> None:
+        """Nothing is open."""
 
     async def _run(self, function: Any, *args: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._executor, function, *args)
 
     async def detect(self, image: Image.Image, deadline: Deadline) -> list[Detection]:
         """Return the detections in `image`, best first."""
-        pixels = await self._run(fit_all, self._detector.preprocess, [image])
-        (detections,) = await self._run(self._detector.detect, pixels, [image.size], self._min_score)
-        return list(detections)
+        return list(await self._run(self._detect, image))
+
+    def _detect(self, image: Image.Image) -> list[Detection]:
+        pixels = fit_all(self._detector.preprocess, [image])
+        (detections,) = self._detector.detect(pixels, [image.size], self._min_score)
+        return detections
 
     async def embed(self, crops: Sequence[Image.Image], deadline: Deadline, describe: bool = False) -> EmbeddedCrops:
-        """Return one embedding a crop, in order, and with `describe` its description."""
+        """Return one embedding a crop, in order, and with `describe` its description, made beside it."""
         pixels = await self._run(fit_all, self._embedder.preprocess, crops)
-        embedded = await self._run(self._embedder.embed, pixels)
-        descriptions = await self._run(self._describer.describe, pixels) if describe else None
+        embedding = self._run(self._embedder.embed, pixels)
+        if not describe:
+            return EmbeddedCrops((await embedding).embeddings, self._embedder.fingerprint)
+        # Started first, as it is the longer one.
+        embedded, descriptions = await asyncio.gather(embedding, self._run(self._describer.describe, pixels))
         return EmbeddedCrops(embedded.embeddings, self._embedder.fingerprint, descriptions)
 
     async def describe_crops(self, crops: Sequence[Image.Image], deadline: Deadline) -> list[Description]:
@@ -160,6 +207,14 @@ class ModelEndpoint:
         logger.warning("%(stage)s: %(url)s %(what)s", fields)
 
 
+async def _state(endpoint: ModelEndpoint, deadline: Deadline) -> str:
+    try:
+        await deadline.bound(endpoint.stage, endpoint.check(deadline))
+    except LookalikeError as error:
+        return error.message
+    return "ok"
+
+
 class HttpModelClient:
     """The models behind their servers; pixels travel as uint8 arrays of the network's input size."""
 
@@ -171,6 +226,17 @@ class HttpModelClient:
         self.embedder = ModelEndpoint("embed", settings.embedder_url, self._session)
         self.metadata = ModelEndpoint("describe", settings.metadata_url, self._session)
         self._min_score = settings.min_detection_score
+
+    @property
+    def fingerprint(self) -> str | None:
+        """The fingerprint of the embedder that answered last."""
+        return self.embedder.fingerprint
+
+    async def states(self, deadline: Deadline) -> dict[str, str]:
+        """Let every model run the golden image; return by model `ok`, or what is wrong with it."""
+        endpoints = [self.detector, self.embedder, self.metadata]
+        states = await asyncio.gather(*(_state(endpoint, deadline) for endpoint in endpoints))
+        return dict(zip(MODEL_NAMES, states, strict=True))
 
     async def close(self) -> None:
         """Close the pooled connections."""

@@ -67,6 +67,9 @@ class RouterSettings(Settings):
     model_config = SettingsConfigDict(env_prefix="LOOKALIKE_ROUTER_")
 
     index_dir: Path = Path("var/index")
+    # `http`: each model behind its own server, so that they scale apart; `in_process`: no hops, on one machine's cores.
+    models: Literal["http", "in_process"] = "http"
+    archives_dir: Path = Path("var/archives")  # where `in_process` finds the models
     detector_url: str = "http://127.0.0.1:8080/predictions/detector"
     embedder_url: str = "http://127.0.0.1:8080/predictions/embedder"
     metadata_url: str = "http://127.0.0.1:8080/predictions/metadata_creator"

@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import threading
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -18,7 +19,7 @@ _PACKAGES: dict[Runtime, str] = {"onnx": "onnxruntime", "openvino": "openvino", 
 
 
 class Session(Protocol):
-    """A loaded network that may be called from one thread at a time."""
+    """A loaded network; any thread may call it."""
 
     def run(self, batch: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
         """Return the network's outputs by name for pixels `(n, h, w, 3)` uint8 of the network's input size, n >= 1."""
@@ -124,13 +125,15 @@ class OpenVinoSession:
         }
         compiled = openvino.Core().compile_model(str(path), "CPU", settings)
         self._request = compiled.create_infer_request()
+        self._lock = threading.Lock()
         self._outputs = [output.get_any_name() for output in compiled.outputs]
 
     def run(self, batch: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
         """See `Session.run`."""
-        self._request.infer([np.ascontiguousarray(batch)])
-        # The tensors belong to the request and are overwritten by the next call.
-        return {name: self._request.get_tensor(name).data.copy() for name in self._outputs}
+        with self._lock:
+            self._request.infer([np.ascontiguousarray(batch)])
+            # The tensors belong to the request and are overwritten by the next call.
+            return {name: self._request.get_tensor(name).data.copy() for name in self._outputs}
 
 
 class TorchSession:

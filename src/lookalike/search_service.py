@@ -13,8 +13,8 @@ import uvloop
 
 from lookalike import rows as wire
 from lookalike.batching import asked_ms_in, golden_image
-from lookalike.clients import HttpModelClient, ModelEndpoint
-from lookalike.config import RouterSettings
+from lookalike.clients import HttpModelClient, LocalModelClient, ModelClient
+from lookalike.config import ModelSettings, RouterSettings
 from lookalike.errors import IndexUnavailable, InvalidOption, LookalikeError, UnknownPath
 from lookalike.index.live import LiveIndex
 from lookalike.index.snapshot import check_kind
@@ -53,12 +53,13 @@ class SearchService:
         self._settings = settings
         self._loop = LoopThread()
         self._executor = ThreadPoolExecutor(settings.threads, thread_name_prefix="search")
-        self._models = self._loop.run(self._connect())
-        embedder = self._models.embedder
-        self._index = LiveIndex(settings.index_dir, lambda: embedder.fingerprint, settings.index_poll_s)
+        self._models = models = self._loop.run(self._connect())
+        self._index = LiveIndex(settings.index_dir, lambda: models.fingerprint, settings.index_poll_s)
         self._pipeline = SearchPipeline(self._models, self._index.current, settings, self._executor)
 
-    async def _connect(self) -> HttpModelClient:
+    async def _connect(self) -> ModelClient:
+        if self._settings.models == "in_process":
+            return LocalModelClient.of_archives(self._settings, ModelSettings.load(), self._executor)
         return HttpModelClient(self._settings)
 
     def close(self) -> None:
@@ -104,10 +105,7 @@ class SearchService:
     async def _health(self, row: Row) -> Reply:
         """Ask every part on its own, so that the answer names each that is not ready; then the whole chain."""
         deadline = Deadline(self._settings.deadline_ms, row.request_id)
-        endpoints = [self._models.detector, self._models.embedder, self._models.metadata]
-        states = await asyncio.gather(*(self._state(endpoint, deadline) for endpoint in endpoints))
-        names = ["detector", "embedder", "metadata_creator"]
-        checks = {"index": self._index_state(), **dict(zip(names, states, strict=True))}
+        checks = {"index": self._index_state(), **await self._models.states(deadline)}
         if all(state == "ok" for state in checks.values()):
             checks["search"] = await self._golden_search(deadline)
         ready = all(state == "ok" for state in checks.values())
@@ -119,16 +117,9 @@ class SearchService:
             body["refused_index"] = refused.message
         return Reply(200 if ready else 503, json.dumps(body).encode())
 
-    async def _state(self, endpoint: ModelEndpoint, deadline: Deadline) -> str:
-        try:
-            await deadline.bound(endpoint.stage, endpoint.check(deadline))
-        except LookalikeError as error:
-            return error.message
-        return "ok"
-
     def _index_state(self) -> str:
         try:
-            check_kind(self._index.current().manifest, self._models.embedder.fingerprint)
+            check_kind(self._index.current().manifest, self._models.fingerprint)
         except LookalikeError as error:
             return error.message
         return "ok"

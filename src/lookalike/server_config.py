@@ -19,6 +19,8 @@ from lookalike.config import Settings
 from lookalike.errors import SetupError
 
 INDEX_DIR = "LOOKALIKE_ROUTER_INDEX_DIR"
+_MODEL_URLS = tuple(f"LOOKALIKE_ROUTER_{model}_URL" for model in ("DETECTOR", "EMBEDDER", "METADATA"))
+_GPU = Path("/dev/nvidia0")
 Port = Annotated[int, Field(ge=0, le=65535)]
 
 
@@ -190,6 +192,8 @@ def server_environment(addresses: Addresses, files: ServerFiles, threads: int) -
     defaults = {
         "LOG_LOCATION": str(files.logs),
         "METRICS_LOCATION": str(files.logs),
+        "LOOKALIKE_ROUTER_MODELS": _way_to_models(),
+        "LOOKALIKE_ROUTER_ARCHIVES_DIR": str(files.archives),
         "LOOKALIKE_ROUTER_DETECTOR_URL": f"{predictions}/detector",
         "LOOKALIKE_ROUTER_EMBEDDER_URL": f"{predictions}/embedder",
         "LOOKALIKE_ROUTER_METADATA_URL": f"{predictions}/metadata_creator",
@@ -202,6 +206,12 @@ def server_environment(addresses: Addresses, files: ServerFiles, threads: int) -
     }
     # `files` holds what the environment says of the index, made absolute: workers run in a folder of their own.
     return defaults | os.environ | {INDEX_DIR: str(files.index_dir.resolve())}
+
+
+def _way_to_models() -> str:
+    """Return `in_process` where a hop to a model costs more than it gains: one machine's cores (docs/adr/0007)."""
+    apart = _GPU.exists() or any(url in os.environ for url in _MODEL_URLS)
+    return "http" if apart else "in_process"
 
 
 def _java() -> str:

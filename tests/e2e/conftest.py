@@ -38,6 +38,7 @@ def server(index_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         for name in [name for name in os.environ if name.startswith("LOOKALIKE_")]:
             patch.delenv(name)  # what a developer's shell sets is not what is tested
         patch.setenv("LOOKALIKE_ROUTER_INDEX_POLL_S", "0.2")
+        patch.setenv("LOOKALIKE_ROUTER_MODELS", "http")  # test_in_process.py has the other way
         patch.setenv(HIDDEN_SECRET, "secret")
         with start_server(archives, files, ServerSettings(port=0, metrics_port=0)) as running:
             yield running

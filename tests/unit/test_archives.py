@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lookalike.archives import ArchiveSources, build_archives
+from lookalike.archives import ArchiveSources, build_archives, unpack_archive
 from lookalike.errors import SetupError
 
 
@@ -99,3 +99,11 @@ def test_a_model_that_is_not_built_is_named(sources, tmp_path):
     (sources.models / "embedder").rmdir()
     with pytest.raises(SetupError, match="model embedder is not built"):
         build_archives(sources, tmp_path / "out")
+
+
+def test_an_archive_that_cannot_be_unpacked_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SetupError, match=r"there is no .*none\.mar"):
+        unpack_archive(tmp_path / "none.mar", tmp_path / "out")
+    (tmp_path / "cut.mar").write_bytes(b"PK\x03\x04cut")
+    with pytest.raises(SetupError, match=r"cut\.mar cannot be unpacked"):
+        unpack_archive(tmp_path / "cut.mar", tmp_path / "out")

@@ -14,7 +14,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from lookalike import metrics
+from lookalike import metrics, server_config
 from lookalike.config import ImageLimits, ModelSettings, RouterSettings
 from lookalike.errors import SetupError
 from lookalike.process_table import ProcessId
@@ -247,3 +247,21 @@ def test_workers_find_the_models_and_the_index_of_their_own_server(files, addres
 def test_what_the_operator_sets_in_the_environment_wins(files, addresses, monkeypatch):
     monkeypatch.setenv("LOOKALIKE_ROUTER_DETECTOR_URL", "http://detector/predictions/detector")
     assert server_environment(addresses, files, 0)["LOOKALIKE_ROUTER_DETECTOR_URL"].startswith("http://detector/")
+
+
+def test_the_router_holds_the_models_unless_a_gpu_or_a_url_speaks_against_it(files, addresses, monkeypatch, tmp_path):
+    def way() -> str:
+        return server_environment(addresses, files, 0)["LOOKALIKE_ROUTER_MODELS"]
+
+    for name in [name for name in os.environ if name.startswith("LOOKALIKE_ROUTER_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(server_config, "_GPU", tmp_path / "none")
+    assert way() == "in_process"
+    monkeypatch.setattr(server_config, "_GPU", tmp_path)
+    assert way() == "http"
+    monkeypatch.setenv("LOOKALIKE_ROUTER_MODELS", "in_process")
+    assert way() == "in_process"
+    monkeypatch.delenv("LOOKALIKE_ROUTER_MODELS")
+    monkeypatch.setattr(server_config, "_GPU", tmp_path / "none")
+    monkeypatch.setenv("LOOKALIKE_ROUTER_EMBEDDER_URL", "http://embedder/predictions/embedder")
+    assert way() == "http"

@@ -1,0 +1,55 @@
+"""A router that holds the models itself: the same answers, and no model server beside it."""
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from lookalike.archives import ArchiveSources, build_archives
+from lookalike.schemas import SearchResponse
+from lookalike.server import ServerProcess, start_server
+from lookalike.server_config import ServerFiles, ServerSettings
+from tests.e2e.catalogue_drawn import draw
+from tests.e2e.surroundings import ROOT
+from tests.e2e.test_search import encoded
+
+
+@pytest.fixture(scope="module")
+def alone(server: ServerProcess, index_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    """A server of the router alone."""
+    files = dataclasses.replace(ServerFiles.of(ROOT), index_dir=index_dir, state=tmp_path_factory.mktemp("alone"))
+    router = {"search": build_archives(ArchiveSources.of(ROOT), files.archives)["search"]}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LOOKALIKE_ROUTER_MODELS", "in_process")
+        with start_server(router, files, ServerSettings(port=0, metrics_port=0)) as running:
+            yield running
+
+
+def searched(server: ServerProcess, picture: bytes) -> SearchResponse:
+    reply = httpx.post(f"{server.base_url}/predictions/search", content=picture, timeout=30)
+    assert reply.status_code == 200, reply.text
+    return SearchResponse.model_validate_json(reply.content)
+
+
+@pytest.mark.parametrize("shape", ["ring", "disc"])
+def test_it_answers_as_the_router_with_model_servers_does(server, alone, shape):
+    picture = encoded(draw(shape, "red", seed=5))
+    expected, found = searched(server, picture), searched(alone, picture)
+    assert [hit.item_id for hit in found.hits] == [hit.item_id for hit in expected.hits]
+    assert [hit.similarity for hit in found.hits] == pytest.approx([hit.similarity for hit in expected.hits], abs=1e-5)
+    assert found.subject.box == pytest.approx(expected.subject.box, abs=0.01)
+    assert [(a.label, a.sure) for a in found.attributes] == [(a.label, a.sure) for a in expected.attributes]
+
+
+def test_it_is_ready_by_itself(alone):
+    reply = httpx.get(f"{alone.base_url}/predictions/search/1.0/healthz", timeout=10)
+    assert (reply.status_code, reply.json()["ready"]) == (200, True)
+    assert set(reply.json()["checks"]) == {"index", "detector", "embedder", "metadata_creator", "search"}
+
+
+def test_a_bad_image_is_refused_the_same_way(server, alone):
+    replies = [httpx.post(f"{s.base_url}/predictions/search", content=b"no image", timeout=30) for s in (server, alone)]
+    first, second = ((r.status_code, r.json()["error"]["code"]) for r in replies)
+    assert first == second == (415, "unsupported_image")
