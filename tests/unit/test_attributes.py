@@ -1,5 +1,6 @@
 """Tests of the metadata heads as they are served: scores, sureness, names, and what is refused."""
 
+import csv
 import hashlib
 import json
 import os
@@ -290,8 +291,19 @@ def test_the_built_network_goes_by_the_fingerprint_that_its_heads_name() -> None
 
 
 def test_real_products_of_the_test_split_get_their_names() -> None:
-    names = [d.product_display_name for d in described("metadata/images.zip", ["6686.jpg", "4625.jpg", "2385.jpg"])]
-    assert [name and name.split()[-1] for name in names] == ["T-Shirt", "Shoes", "Shoes"]
+    manifest = DATA / "metadata/manifest.csv"
+    if not manifest.exists():
+        pytest.skip(f"no {manifest}: set LOOKALIKE_DATA to the folder of the evaluation data")
+    with manifest.open(newline="") as file:
+        products = [row for row in csv.DictReader(file) if row["split"] == "test"][:100]
+    descriptions = described("metadata/images.zip", [f"{row['id']}.jpg" for row in products])
+    pairs = [(row["articleType"], d) for row, d in zip(products, descriptions, strict=True) if d.product_display_name]
+    right = [truth for truth, d in pairs if truth in [a.label for a in d.attributes if a.name == "articleType"]]
+    # The model card has the figures of the whole split: 71 % named, 95 % of them rightly.
+    assert len(pairs) >= 60
+    assert len(right) >= 0.9 * len(pairs)
+    names = [d.product_display_name for d in described("metadata/images.zip", ["6686.jpg", "2385.jpg"])]
+    assert [name and name.split()[-1] for name in names] == ["T-Shirt", "Shoes"]
 
 
 def test_real_photos_of_other_things_get_no_name_and_hardly_a_sure_attribute() -> None:
@@ -300,6 +312,6 @@ def test_real_photos_of_other_things_get_no_name_and_hardly_a_sure_attribute() -
     descriptions = described("retrieval/caltech101", [str(photo.relative_to(folder)) for photo in photos])
     named = [d.product_display_name for d in descriptions if d.product_display_name]
     sure = [d for d in descriptions if any(a.sure for a in d.attributes)]
-    # The model card has the figures of whole sets: 0.2 % with a sure article type, 3.9 % through the gate.
+    # The model card has the figures of whole sets: 0.2 % with a sure article type, 1.9 % through the gate.
     assert len(named) <= 1
     assert len(sure) <= 3
