@@ -80,10 +80,10 @@ fmt: setup ## Mend the style
 	@$(BIN)/ruff check --fix . && $(BIN)/ruff format .
 
 lock: setup ## Resolve the dependencies anew into requirements/
-	@$(BIN)/uv pip compile --quiet --upgrade pyproject.toml --extra cpu --extra openvino --extra serve --extra train --extra dev --generate-hashes --output-file requirements/dev.lock
+	@$(BIN)/uv pip compile --quiet --upgrade pyproject.toml --extra cpu --extra openvino --extra serve --extra train --extra bench --extra dev --generate-hashes --output-file requirements/dev.lock
 
-bench: archives ## Measure a search, ingest and index loading on this machine
-	@$(BIN)/python -m benchmarks.bench_search
+bench: archives ## Load a private server and hold it to benchmarks/budgets.yaml
+	@$(BIN)/python -m benchmarks.load
 
 clean: ## Remove what was built (models, archives, index, logs), not the environment
 	@$(BIN)/lookalike stop || true

@@ -7,22 +7,23 @@ Run:
 
 import argparse
 import asyncio
-import dataclasses
-import http.client
 import io
-import json
-import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlsplit
 
 import numpy as np
 
-from benchmarks.bench_index_load import build
-from lookalike.archives import ArchiveSources, build_archives
+from benchmarks.private_server import (
+    ITEMS,
+    ROOT,
+    WARM_UP,
+    connect,
+    private_server,
+    search_over,
+    worker_rss_mb,
+)
 from lookalike.clients import LocalModelClient
 from lookalike.config import IndexSettings, ModelSettings, RouterSettings
 from lookalike.detection import Detector
@@ -30,18 +31,13 @@ from lookalike.embedding import Embedder
 from lookalike.golden.draw import draw_golden_image
 from lookalike.index.faiss_index import open_index
 from lookalike.metadata import CropDescriber
-from lookalike.model_store import read_built_model
 from lookalike.pipeline import SearchPipeline
-from lookalike.process_table import server_processes
 from lookalike.scene import compose_scene
 from lookalike.schemas import SearchRequest, SearchResponse
-from lookalike.server import ServerProcess, start_server
-from lookalike.server_config import ServerFiles, ServerSettings
+from lookalike.server import ServerProcess
 from lookalike.stage_timer import Deadline
 
-ROOT = Path(__file__).parents[1]
 PHOTOS = 8
-WARM_UP = 150  # the JVM compiles its hot paths first
 
 
 def photos() -> list[bytes]:
@@ -75,21 +71,6 @@ class BareSearch:
     async def search(self, photo: bytes) -> SearchResponse:
         """Search once."""
         return await self._pipeline.search(SearchRequest(image=photo), "bare", Deadline(10_000))
-
-
-def connect(server: ServerProcess) -> http.client.HTTPConnection:
-    """Return one keep-alive connection; the standard library's client adds the least of its own to a measured time."""
-    return http.client.HTTPConnection(urlsplit(server.base_url).netloc)
-
-
-def search_over(client: http.client.HTTPConnection, photo: bytes) -> dict[str, Any]:
-    """Search once and return the answer."""
-    client.request("POST", "/predictions/search", photo, {"content-type": "image/jpeg"})
-    with client.getresponse() as reply:
-        answer: dict[str, Any] = json.loads(reply.read())
-    if reply.status != http.HTTPStatus.OK:
-        raise RuntimeError(f"the search answered {reply.status}: {answer}")
-    return answer
 
 
 def compare(server: ServerProcess, index_dir: Path, searches: int) -> None:
@@ -128,13 +109,6 @@ def report(times_ms: dict[str, list[float]], stages: dict[str, list[dict[str, fl
     print(f"\nHTTP / bare, median of the pairs: {ratio:.2f}")
 
 
-def router_rss_mb(server: ServerProcess) -> dict[int, float]:
-    """Return the resident memory of each worker of the server, by pid."""
-    workers = [process.pid for process in server_processes(server.run_dir) if process != server.identity]
-    page_mb = 4096 / 1e6
-    return {pid: int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * page_mb for pid in workers}
-
-
 def measure_memory(server: ServerProcess, searches: int) -> None:
     """Print every worker's resident memory at ten points of so many searches."""
     sample = photos()
@@ -142,27 +116,21 @@ def measure_memory(server: ServerProcess, searches: int) -> None:
     with closing(connect(server)) as client:
         for number in range(-searches // 10, searches + 1):
             if number >= 0 and number % (searches // 5) == 0:
-                told = "  ".join(f"pid {pid}: {mb:.1f}" for pid, mb in sorted(router_rss_mb(server).items()))
+                told = "  ".join(f"pid {pid}: {mb:.1f}" for pid, mb in sorted(worker_rss_mb(server).items()))
                 print(f"{number:6d}  {told}", flush=True)
             search_over(client, sample[number % PHOTOS])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--items", type=int, default=10_000)
+    parser.add_argument("--items", type=int, default=ITEMS)
     parser.add_argument("--searches", type=int, default=200)
     parser.add_argument("--memory-searches", type=int, default=2000, help="0: leave the memory out")
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as temporary:
-        index_dir = Path(temporary) / "index"
-        embedder = read_built_model(ROOT / "var/models/embedder")
-        build(index_dir, "flat", arguments.items, embedder.dim or 0, embedder.fingerprint)
-        files = dataclasses.replace(ServerFiles.of(ROOT), index_dir=index_dir, state=Path(temporary))
-        archives = build_archives(ArchiveSources.of(ROOT), files.archives)
-        with start_server(archives, files, ServerSettings(port=0, metrics_port=0)) as server:
-            compare(server, index_dir, arguments.searches)
-            if arguments.memory_searches:
-                measure_memory(server, arguments.memory_searches)
+    with private_server(arguments.items) as (server, index_dir):
+        compare(server, index_dir, arguments.searches)
+        if arguments.memory_searches:
+            measure_memory(server, arguments.memory_searches)
 
 
 if __name__ == "__main__":
