@@ -12,15 +12,16 @@ import platform
 import signal
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
 from benchmarks.bench_index_load import build
 from benchmarks.bench_search import photos
-from benchmarks.command import exit_status
+from benchmarks.command import exit_status, positive_count
 from benchmarks.hardware import this_hardware
-from benchmarks.peers.errors import PeerFailed
+from benchmarks.peers.errors import AnswersDiffer, PeerFailed
 from benchmarks.peers.install import install, pinned_version, python_of
 from benchmarks.peers.measure import Plan, compare
 from benchmarks.peers.processes import adopt_orphans
@@ -28,17 +29,12 @@ from benchmarks.peers.report import format_report
 from benchmarks.peers.systems import STACKS, Lookalike, Peer, System
 from benchmarks.private_server import ITEMS, ROOT
 from lookalike.config import ModelSettings, RouterSettings
-from lookalike.model_store import read_built_model
+from lookalike.errors import SetupError
+from lookalike.model_store import BuiltModel, read_built_model
 from lookalike.runtimes import available_cores
 from lookalike.server_config import ServerSettings
 
 MODELS = ("detector", "embedder", "metadata_creator")
-
-
-def positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above zero")
-    return int(text)
 
 
 def setting(text: str) -> tuple[str, str]:
@@ -59,19 +55,23 @@ def arguments_in(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--peers", nargs="+", choices=sorted(STACKS), default=sorted(STACKS))
     workers = sorted({1, cores})
     parser.add_argument(
-        "--workers", nargs="+", type=positive, default=workers, help="worker processes of a peer, which share the cores"
+        "--workers",
+        nargs="+",
+        type=positive_count,
+        default=workers,
+        help="worker processes of a peer, which share the cores",
     )
     parser.add_argument(
         "--also-lookalike",
         nargs="+",
         type=setting,
         metavar="NAME=VALUE",
-        help="measure a second Lookalike with these settings (docs/serving.md), e.g. LOOKALIKE_ROUTER_THREADS=2",
+        help="measure a second Lookalike with these settings (docs/serving.md), e.g. LOOKALIKE_ROUTER_MODELS=http",
     )
-    parser.add_argument("--clients", nargs="+", type=positive, default=[1, 2, 4, 8])
-    parser.add_argument("--searches", type=positive, default=100, help="at each number of clients in each round")
-    parser.add_argument("--rounds", type=positive, default=3)
-    parser.add_argument("--items", type=positive, default=ITEMS, help="of the index, made up")
+    parser.add_argument("--clients", nargs="+", type=positive_count, default=[1, 2, 4, 8])
+    parser.add_argument("--searches", type=positive_count, default=100, help="at each number of clients in each round")
+    parser.add_argument("--rounds", type=positive_count, default=3)
+    parser.add_argument("--items", type=positive_count, default=ITEMS, help="of the index, made up")
     parser.add_argument("--seed", type=int, default=0, help="of the order in the rounds")
     parser.add_argument("--install", action="store_true", help="make the peers' virtual environments first")
     parser.add_argument("--quiet-s", type=float, default=20.0, help="wait so long at most for other processes to rest")
@@ -95,9 +95,31 @@ def usable(peers: Sequence[str], with_install: bool) -> tuple[list[str], dict[st
     return ready, left_out
 
 
+def built_models() -> dict[str, BuiltModel]:
+    return {name: read_built_model(ROOT / "var/models" / name) for name in MODELS}
+
+
+@contextmanager
+def models_unchanged(built: dict[str, BuiltModel]) -> Iterator[None]:
+    """Refuse what was measured inside the block where `make models` came in between.
+
+    Raises:
+        SetupError: saying so, in place of answers that differ because of it.
+    """
+    changed = SetupError("the models were built anew while they were compared: run it again")
+    try:
+        yield
+    except AnswersDiffer as error:
+        if built_models() != built:
+            raise changed from error
+        raise
+    if built_models() != built:
+        raise changed
+
+
 def compared(arguments: argparse.Namespace) -> str:
     """Compare; return the report."""
-    built = {name: read_built_model(ROOT / "var/models" / name) for name in MODELS}
+    built = built_models()
     peers, left_out = usable(arguments.peers, arguments.install)
     if not peers:
         raise PeerFailed("; ".join(f"{peer}: {reason}" for peer, reason in left_out.items()))
@@ -118,7 +140,8 @@ def compared(arguments: argparse.Namespace) -> str:
         systems: list[System] = [Peer(peer, *share, index_dir) for peer in peers for share in shares]
         if arguments.also_lookalike:
             systems.insert(0, Lookalike(index_dir, dict(arguments.also_lookalike)))
-        results = compare(reference, systems, plan)
+        with models_unchanged(built):
+            results = compare(reference, systems, plan)
     results.left_out = left_out | results.left_out
     models = ", ".join(f"{name} {model.fingerprint}" for name, model in built.items())
     return f"{heading(plan, peers, arguments.items)}\n\nModels: {models}.\n\n{format_report(results, reference.name)}"
