@@ -20,6 +20,7 @@ log = logging.getLogger(__name__)
 
 WARM_UP_CLIENTS = 4  # reach every worker
 QUIET_SHARE, QUIET_LOOK_S = 0.05, 0.5
+WAKE_S = 0.5
 
 
 @dataclass(frozen=True)
@@ -151,3 +152,4 @@ def _locked(file: Path | None) -> Iterator[None]:
     with file.open("a") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         yield
+    time.sleep(WAKE_S)  # else the next round would have it again before anybody who waits has woken up
