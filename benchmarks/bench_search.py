@@ -24,13 +24,10 @@ from benchmarks.private_server import (
     search_over,
     worker_rss_mb,
 )
-from lookalike.clients import LocalModelClient
+from lookalike.clients import MODEL_NAMES, LocalModelClient
 from lookalike.config import IndexSettings, ModelSettings, RouterSettings
-from lookalike.detection import Detector
-from lookalike.embedding import Embedder
 from lookalike.golden.draw import draw_golden_image
 from lookalike.index.faiss_index import open_index
-from lookalike.metadata import CropDescriber
 from lookalike.pipeline import SearchPipeline
 from lookalike.scene import compose_scene
 from lookalike.schemas import SearchRequest, SearchResponse
@@ -55,16 +52,9 @@ class BareSearch:
     """The same pipeline, models and index in this process, without a server."""
 
     def __init__(self, index_dir: Path) -> None:
-        models, settings = ROOT / "var/models", ModelSettings()
-        router = RouterSettings()
-        self._executor = ThreadPoolExecutor(1)
-        client = LocalModelClient(
-            Detector.load(models / "detector", settings),
-            Embedder.load(models / "embedder", settings),
-            CropDescriber.load(models / "metadata_creator", settings),
-            self._executor,
-            router.min_detection_score,
-        )
+        router, self._executor = RouterSettings(), ThreadPoolExecutor(1)
+        folders = [ROOT / "var/models" / name for name in MODEL_NAMES]
+        client = LocalModelClient.load(*folders, ModelSettings(), self._executor, router.min_detection_score)
         index = open_index(index_dir, IndexSettings())
         self._pipeline = SearchPipeline(client, lambda: index, router, self._executor)
 

@@ -1,9 +1,11 @@
-"""A benchmark's command line: numbers above zero; a user's error is one line on stderr and exit status 1."""
+"""What the benchmarks' commands share: arguments, a folder a run, a user's error as one line and exit status 1."""
 
 import argparse
 import math
 import sys
 from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
 
 from lookalike.errors import LookalikeError
 
@@ -18,6 +20,13 @@ def exit_status(run: Callable[[], int]) -> int:
     except OSError as error:  # a folder that may not be written: the system's own words say it
         print(f"error: {error}", file=sys.stderr)
     return 1
+
+
+def new_run_dir(parent: Path, name: str = "") -> Path:
+    """Make and return a folder for what one run writes, named after `name` and the time."""
+    folder = parent / "-".join(part for part in (name, f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}") if part)
+    folder.mkdir(parents=True)
+    return folder
 
 
 def positive(text: str) -> float:

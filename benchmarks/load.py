@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 
 from benchmarks.budgets import BUDGETS_FILE, Budgets, Machine, read_budgets
-from benchmarks.command import exit_status, positive, positive_count
+from benchmarks.command import exit_status, new_run_dir, positive, positive_count
 from benchmarks.gate import (
     RunRecord,
     Verdict,
@@ -53,8 +53,8 @@ def run(options: argparse.Namespace) -> int:
         f"{hardware or 'unknown hardware'}; {options.shape}, {rate:g} tasks/s, {seconds:g} s; {said}; {load_average()}",
         flush=True,
     )
-    run_dir = options.out / f"{options.shape}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
     with server_under_test(options.host, options.items) as (base_url, server):
+        run_dir = new_run_dir(options.out, options.shape)
         before = worker_rss_mb(server) if server else {}
         spans = run_clients(Plan(base_url, options.shape, rate, seconds, folder, options.processes), run_dir)
         after = worker_rss_mb(server) if server else {}

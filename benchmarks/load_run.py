@@ -59,12 +59,11 @@ def figures_by(samples: Iterable[Sample], key: Callable[[Sample], str]) -> dict[
 
 
 def run_clients(plan: Plan, run_dir: Path) -> list[Span]:
-    """Let the clients of `locustfile.py` do their tasks; return the phases with their samples.
+    """Let the clients of `locustfile.py` do their tasks and write into `run_dir`; return the phases with their samples.
 
     Raises:
         SetupError: locust ended before the run did; with the last lines of its log.
     """
-    run_dir.mkdir(parents=True)
     log_file = run_dir / "locust.log"
     command = [sys.executable, "-m", "locust", "--headless", "--only-summary", "-f", str(LOCUSTFILE)]
     # A client that is in the middle of a task ends it: whatever is slow must not get lost at the end of a run.

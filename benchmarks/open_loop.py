@@ -14,7 +14,6 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -27,7 +26,7 @@ import uvloop
 
 from benchmarks.arrivals import Probe, Send, highest_rate, probe
 from benchmarks.budgets import BUDGETS_FILE, OpenLoopBudget, read_budgets
-from benchmarks.command import exit_status, positive, positive_count
+from benchmarks.command import exit_status, new_run_dir, positive, positive_count
 from benchmarks.hardware import load_average
 from benchmarks.photos import Photo, load_photos, photos_for, pick
 from benchmarks.private_server import ROOT, WARM_UP
@@ -163,8 +162,7 @@ def run(options: argparse.Namespace) -> int:
         "highest_rate_per_s": highest_per_s,
         "p99_ms_at_usual_load": usual.figures_ms["p99_ms"],
     }
-    out = options.out / f"{options.endpoint}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
-    out.mkdir(parents=True)
+    out = new_run_dir(options.out, options.endpoint)
     probes = [asdict(one) | one.figures_ms | {"error_share": one.error_share} for one in [*searched, usual]]
     (out / "open_loop.json").write_text(json.dumps(about | {"probes": probes}) + "\n")
     draw([*searched, usual], highest_per_s, budget, title, out / "open_loop.png")

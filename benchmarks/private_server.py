@@ -4,7 +4,7 @@ import dataclasses
 import http.client
 import json
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,21 +23,38 @@ ITEMS = 10_000
 WARM_UP = 150  # searches: the JVM compiles its hot paths first
 
 
+def index_for_built_embedder(items: int, index_dir: Path) -> None:
+    """Publish a flat index of so many made-up items for the built embedder.
+
+    Raises:
+        SetupError: it is not built.
+    """
+    embedder = read_built_model(ROOT / "var/models/embedder")
+    build(index_dir, "flat", items, embedder.dim or 0, embedder.fingerprint)
+
+
 @contextmanager
-def private_server(items: int = ITEMS) -> Iterator[tuple[ServerProcess, Path]]:
-    """Serve the built models over a flat index of so many items on free ports; yield the server and the index folder.
+def server_of(index_dir: Path, say: Callable[[str], None] = print) -> Iterator[ServerProcess]:
+    """Serve the built models over an index on free ports, with settings as `make serve` has them.
 
     Raises:
         SetupError: a model is not built, or the server cannot start.
         NotReady: it does not become ready.
     """
+    with tempfile.TemporaryDirectory() as state:
+        files = dataclasses.replace(ServerFiles.of(ROOT), index_dir=index_dir, state=Path(state))
+        archives = build_archives(ArchiveSources.of(ROOT), files.archives)
+        with start_server(archives, files, ServerSettings(port=0, metrics_port=0), say=say) as server:
+            yield server
+
+
+@contextmanager
+def private_server(items: int = ITEMS) -> Iterator[tuple[ServerProcess, Path]]:
+    """Serve an index of so many made-up items; yield the server and the index folder. Raises as `server_of`."""
     with tempfile.TemporaryDirectory() as temporary:
         index_dir = Path(temporary) / "index"
-        embedder = read_built_model(ROOT / "var/models/embedder")
-        build(index_dir, "flat", items, embedder.dim or 0, embedder.fingerprint)
-        files = dataclasses.replace(ServerFiles.of(ROOT), index_dir=index_dir, state=Path(temporary))
-        archives = build_archives(ArchiveSources.of(ROOT), files.archives)
-        with start_server(archives, files, ServerSettings(port=0, metrics_port=0)) as server:
+        index_for_built_embedder(items, index_dir)
+        with server_of(index_dir) as server:
             yield server, index_dir
 
 

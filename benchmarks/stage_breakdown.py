@@ -18,7 +18,6 @@ import uuid
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import asdict, replace
-from datetime import UTC, datetime
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -28,7 +27,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
-from benchmarks.command import exit_status, positive, positive_count
+from benchmarks.command import exit_status, new_run_dir, positive, positive_count
 from benchmarks.hardware import load_average, this_hardware
 from benchmarks.photo_mix import Cuttings, PhotoKind, encode_photo
 from benchmarks.private_server import ITEMS, ROOT, WARM_UP, connect, private_server, search_over
@@ -151,8 +150,7 @@ def run(options: argparse.Namespace) -> int:
     with private_server(options.items) as (server, _), closing(connect(server)) as client:
         searches = search_all(client, photos, options.requests, WARM_UP // len(photos))
         searches = with_other_clocks(searches, photos, server.log_file)
-    out = options.out / f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
-    out.mkdir(parents=True)
+    out = new_run_dir(options.out)
     breakdowns = [break_down([s for s in searches if s.megapixels == size]) for size in photos]
     title = f"One client, {options.requests} searches a size, index of {options.items}; {hardware}"
     draw(breakdowns, title, out / "stages.png")

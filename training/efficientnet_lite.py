@@ -30,15 +30,17 @@ def efficientnet_lite(name: str = "efficientnet_lite0") -> nn.Module:
     return model
 
 
-def lite_state_from_checkpoint(checkpoint: Mapping[str, Tensor], name: str = "efficientnet_lite0") -> dict[str, Tensor]:
-    """Rename a checkpoint's tensors to those of `efficientnet_lite(name)`, leaving the ImageNet classifier out.
+def lite_state_from_checkpoint(
+    checkpoint: Mapping[str, Tensor], backbone: str = "efficientnet_lite0"
+) -> dict[str, Tensor]:
+    """Rename a checkpoint's tensors to those of `efficientnet_lite(backbone)`, leaving the ImageNet classifier out.
 
     The checkpoint counts blocks through, timm counts them by stage.
 
     Raises:
         KeyError: naming a layer that an EfficientNet-Lite does not have.
     """
-    positions = [f"blocks.{stage}.{block}" for stage, count in enumerate(_STAGES[name]) for block in range(count)]
+    positions = [f"blocks.{stage}.{block}" for stage, count in enumerate(_STAGES[backbone]) for block in range(count)]
     state = {}
     for name, tensor in checkpoint.items():
         if name.startswith("_fc."):

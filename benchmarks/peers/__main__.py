@@ -17,7 +17,6 @@ from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
-from benchmarks.bench_index_load import build
 from benchmarks.bench_search import photos
 from benchmarks.command import exit_status, positive_count
 from benchmarks.hardware import this_hardware
@@ -27,14 +26,13 @@ from benchmarks.peers.measure import Plan, compare
 from benchmarks.peers.processes import adopt_orphans
 from benchmarks.peers.report import format_report
 from benchmarks.peers.systems import STACKS, Lookalike, Peer, System
-from benchmarks.private_server import ITEMS, ROOT
+from benchmarks.private_server import ITEMS, ROOT, index_for_built_embedder
+from lookalike.clients import MODEL_NAMES
 from lookalike.config import ModelSettings, RouterSettings
 from lookalike.errors import SetupError
 from lookalike.model_store import BuiltModel, read_built_model
 from lookalike.runtimes import available_cores
 from lookalike.server_config import ServerSettings
-
-MODELS = ("detector", "embedder", "metadata_creator")
 
 
 def setting(text: str) -> tuple[str, str]:
@@ -96,7 +94,7 @@ def usable(peers: Sequence[str], with_install: bool) -> tuple[list[str], dict[st
 
 
 def built_models() -> dict[str, BuiltModel]:
-    return {name: read_built_model(ROOT / "var/models" / name) for name in MODELS}
+    return {name: read_built_model(ROOT / "var/models" / name) for name in MODEL_NAMES}
 
 
 @contextmanager
@@ -133,8 +131,8 @@ def compared(arguments: argparse.Namespace) -> str:
         arguments.lock,
     )
     with tempfile.TemporaryDirectory() as temporary:
-        index_dir, embedder = Path(temporary) / "index", built["embedder"]
-        build(index_dir, "flat", arguments.items, embedder.dim or 0, embedder.fingerprint)
+        index_dir = Path(temporary) / "index"
+        index_for_built_embedder(arguments.items, index_dir)
         reference, cores = Lookalike(index_dir), available_cores()
         shares = [(workers, max(1, cores // workers)) for workers in sorted(set(arguments.workers))]
         systems: list[System] = [Peer(peer, *share, index_dir) for peer in peers for share in shares]

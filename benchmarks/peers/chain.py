@@ -6,12 +6,9 @@ from uuid import uuid4
 
 from pydantic_settings import SettingsConfigDict
 
-from lookalike.clients import LocalModelClient
+from lookalike.clients import MODEL_NAMES, LocalModelClient
 from lookalike.config import IndexSettings, ModelSettings, RouterSettings, Settings
-from lookalike.detection import Detector
-from lookalike.embedding import Embedder
 from lookalike.index.faiss_index import open_index
-from lookalike.metadata import CropDescriber
 from lookalike.pipeline import SearchPipeline
 from lookalike.rows import json_reply
 from lookalike.schemas import SearchRequest
@@ -39,16 +36,10 @@ class Chain:
     """Decode, detect, crop, embed and describe, look up; `search` may be awaited several times at once."""
 
     def __init__(self, settings: PeerSettings) -> None:
-        router, models = RouterSettings(), settings.models
+        router, folders = RouterSettings(), [settings.models / name for name in MODEL_NAMES]
         model = ModelSettings(runtime="onnx", device="cpu", threads=settings.threads)
         executor = ThreadPoolExecutor(router.threads, thread_name_prefix="search")  # as many as the router has
-        client = LocalModelClient(
-            Detector.load(models / "detector", model),
-            Embedder.load(models / "embedder", model),
-            CropDescriber.load(models / "metadata_creator", model),
-            executor,  # ONNX Runtime's sessions may be called from several threads at once
-            router.min_detection_score,
-        )
+        client = LocalModelClient.load(*folders, model, executor, router.min_detection_score)
         index = open_index(settings.index_dir, IndexSettings())
         self._pipeline = SearchPipeline(client, lambda: index, router, executor)
         self._deadline_ms = router.deadline_ms

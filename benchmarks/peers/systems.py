@@ -1,8 +1,6 @@
 """The systems that are compared: Lookalike as it is served, and each peer with a number of workers."""
 
-import dataclasses
 import os
-import socket
 import subprocess
 import tempfile
 import time
@@ -17,11 +15,9 @@ from benchmarks.peers.errors import PeerFailed
 from benchmarks.peers.install import python_of
 from benchmarks.peers.load import HEADER_LENGTH, JPEG, Endpoint, closed_loop
 from benchmarks.peers.processes import running
-from benchmarks.private_server import ROOT
-from lookalike.archives import ArchiveSources, build_archives
+from benchmarks.private_server import ROOT, server_of
 from lookalike.errors import LookalikeError
-from lookalike.server import start_server
-from lookalike.server_config import ServerFiles, ServerSettings
+from lookalike.server_config import free_ports
 
 HOST = "127.0.0.1"
 READY_S, POLL_S = 120.0, 0.1
@@ -58,13 +54,10 @@ class Lookalike:
     @contextmanager
     def serving(self, photo: bytes) -> Iterator[Endpoint]:
         """See `System.serving`."""
-        with tempfile.TemporaryDirectory() as state, _environment_with(self.settings):
-            files = dataclasses.replace(ServerFiles.of(ROOT), index_dir=self.index_dir, state=Path(state))
-            archives = build_archives(ArchiveSources.of(ROOT), files.archives)
-            with start_server(archives, files, ServerSettings(port=0, metrics_port=0), say=lambda _: None) as server:
-                endpoint = Endpoint(urlsplit(server.base_url).netloc, "/predictions/search")
-                closed_loop(endpoint, [photo], clients=1, searches=1)
-                yield endpoint
+        with _environment_with(self.settings), server_of(self.index_dir, say=lambda _: None) as server:
+            endpoint = Endpoint(urlsplit(server.base_url).netloc, "/predictions/search")
+            closed_loop(endpoint, [photo], clients=1, searches=1)
+            yield endpoint
 
 
 @dataclass(frozen=True)
@@ -104,7 +97,7 @@ class Peer:
     @contextmanager
     def serving(self, photo: bytes) -> Iterator[Endpoint]:
         """See `System.serving`."""
-        stack, port, python = STACKS[self.stack], _free_port(), python_of(self.stack)
+        stack, port, python = STACKS[self.stack], free_ports(HOST, 1)[0], python_of(self.stack)
         endpoint = Endpoint(f"{HOST}:{port}", stack.path, stack.headers)
         with tempfile.TemporaryDirectory() as run_dir:
             command = [str(python), "-m", f"benchmarks.peers.serve_{self.stack}"]
@@ -152,9 +145,3 @@ def _wait_until_ready(process: "subprocess.Popen[bytes]", endpoint: Endpoint, ph
                 log = log_file.read_text(errors="replace").splitlines()[-LAST_LINES:]
                 raise PeerFailed("\n".join([f"the server {state}", *log])) from error
         time.sleep(POLL_S)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return int(probe.getsockname()[1])

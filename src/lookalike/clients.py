@@ -80,6 +80,25 @@ class LocalModelClient:
         self._executor, self._min_score = executor, min_score
 
     @classmethod
+    def load(
+        cls,
+        detector_dir: Path,
+        embedder_dir: Path,
+        metadata_dir: Path,
+        models: ModelSettings,
+        executor: Executor,
+        min_score: float,
+    ) -> Self:
+        """Load three built models.
+
+        Raises:
+            SetupError: naming the file that is missing or wrong, or models that cannot share a crop.
+        """
+        describer, embedder = CropDescriber.load(metadata_dir, models), Embedder.load(embedder_dir, models)
+        describer.check_preprocess(embedder.preprocess)
+        return cls(Detector.load(detector_dir, models), embedder, describer, executor, min_score)
+
+    @classmethod
     def of_archives(cls, settings: RouterSettings, models: ModelSettings, executor: Executor) -> Self:
         """Load the models that the archives in `settings.archives_dir` hold, as their own servers would.
 
@@ -89,11 +108,8 @@ class LocalModelClient:
         with tempfile.TemporaryDirectory() as unpacked:
             detector_dir = unpack_archive(settings.archives_dir / "detector.mar", Path(unpacked) / "detector")
             embedder_dir = unpack_archive(settings.archives_dir / "embedder.mar", Path(unpacked) / "embedder")
-            describer = CropDescriber.load(embedder_dir / METADATA_DIR, models)
-            embedder = Embedder.load(embedder_dir, models)
-            describer.check_preprocess(embedder.preprocess)
-            detector = Detector.load(detector_dir, models)
-        return cls(detector, embedder, describer, executor, settings.min_detection_score)
+            metadata_dir = embedder_dir / METADATA_DIR
+            return cls.load(detector_dir, embedder_dir, metadata_dir, models, executor, settings.min_detection_score)
 
     @property
     def fingerprint(self) -> str | None:

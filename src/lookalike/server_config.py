@@ -105,7 +105,7 @@ def choose_addresses(settings: ServerSettings, run_dir: Path) -> Addresses:
 
     A port found free may be taken before the server binds it; whoever starts the server tries again then.
     """
-    port, metrics_port, *grpc_ports = _free_ports(settings.host, 4)
+    port, metrics_port, *grpc_ports = free_ports(settings.host, 4)
     return Addresses(
         host=settings.host,
         port=settings.port or port,
@@ -115,7 +115,8 @@ def choose_addresses(settings: ServerSettings, run_dir: Path) -> Addresses:
     )
 
 
-def _free_ports(host: str, count: int) -> list[int]:
+def free_ports(host: str, count: int) -> list[int]:
+    """Return ports of `host` that nobody listens on, all different."""
     with ExitStack() as stack:
         # All are held at once, so that they differ.
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]

@@ -1,8 +1,10 @@
 """A small catalogue drawn here, shapes in colours on different grounds: the project tests itself without any data."""
 
+import io
 import json
 import random
 from pathlib import Path
+from typing import Any
 
 from PIL import Image, ImageDraw
 
@@ -57,3 +59,10 @@ def write_catalogue(folder: Path) -> Path:
     table = folder / "catalogue.jsonl"
     table.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return table
+
+
+def encoded(image: Image.Image, kind: str = "JPEG", **options: Any) -> bytes:
+    """Return an encoded picture."""
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()

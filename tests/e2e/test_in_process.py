@@ -11,9 +11,8 @@ from lookalike.archives import ArchiveSources, build_archives
 from lookalike.schemas import SearchResponse
 from lookalike.server import ServerProcess, start_server
 from lookalike.server_config import ServerFiles, ServerSettings
-from tests.e2e.catalogue_drawn import draw
+from tests.e2e.catalogue_drawn import draw, encoded
 from tests.e2e.surroundings import ROOT
-from tests.e2e.test_search import encoded
 
 
 @pytest.fixture(scope="module")

@@ -25,16 +25,10 @@ from lookalike.index.layout import IndexLayout
 from lookalike.model_store import read_built_model
 from lookalike.schemas import DetectorResponse, EmbedderResponse, MetadataResponse, SearchResponse
 from lookalike.server import ServerProcess
-from tests.e2e.catalogue_drawn import draw
+from tests.e2e.catalogue_drawn import draw, encoded
 from tests.e2e.surroundings import ROOT
 
 QUERY = draw("ring", "red", seed=5)  # not the catalogue's picture: another place, another ground
-
-
-def encoded(image: Image.Image, kind: str = "JPEG", **options: Any) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
 
 
 @pytest.fixture

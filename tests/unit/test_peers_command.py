@@ -12,6 +12,7 @@ from benchmarks.peers import __main__ as command
 from benchmarks.peers import install
 from benchmarks.peers.errors import AnswersDiffer
 from benchmarks.peers.systems import Lookalike, _environment_with
+from lookalike.clients import MODEL_NAMES
 from lookalike.errors import SetupError
 
 
@@ -47,7 +48,7 @@ def models(tmp_path, monkeypatch):
     monkeypatch.setattr(command, "ROOT", tmp_path)
 
     def build(recipe):
-        for name in command.MODELS:
+        for name in MODEL_NAMES:
             folder = tmp_path / "var/models" / name
             folder.mkdir(parents=True, exist_ok=True)
             described = {"name": name, "version": "1", "architecture": "a", "fingerprint": "f", "licence": "l"}

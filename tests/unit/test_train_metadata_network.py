@@ -15,12 +15,16 @@ pytest.importorskip("timm", reason="training needs the extra lookalike[train]")
 
 from torch.nn import functional as F  # noqa: E402
 
+from training.metadata import compare_networks  # noqa: E402
+from training.metadata.compare import comparison_table  # noqa: E402
 from training.metadata.config import NetworkSettings, Stage, TrainingConfig, load_config  # noqa: E402
 from training.metadata.data import IGNORED  # noqa: E402
 from training.metadata.losses import distillation_loss, head_loss  # noqa: E402
 from training.metadata.network import (  # noqa: E402
+    CHECKPOINT,
     COLOURS,
     NETWORK_FILE,
+    REPORT,
     ColourShares,
     HalvedBackbone,
     MetadataNetwork,
@@ -28,7 +32,7 @@ from training.metadata.network import (  # noqa: E402
 )
 from training.metadata.pictures import LearningSet, random_views, read_learning_set  # noqa: E402
 from training.metadata.session import load_metadata_network  # noqa: E402
-from training.metadata.teacher import CHECKPOINT, REPORT, Teacher, read_teacher  # noqa: E402
+from training.metadata.teacher import Teacher, read_teacher  # noqa: E402
 from training.train_metadata_network import Training, rate_at  # noqa: E402
 
 CONFIG = Path(__file__).parents[2] / "training" / "configs" / "metadata.yaml"
@@ -232,6 +236,32 @@ def test_a_run_follows_its_teacher(data: LearningSet, taught_by: Path, tmp_path:
     before = agreement()
     run.run()
     assert agreement() > max(0.7, before + 0.1)
+
+
+def test_ways_to_train_are_compared_and_a_killed_comparison_goes_on(
+    data: LearningSet, taught_by: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def untrained(config: TrainingConfig, labels: dict[str, list[str]], downloads_dir: Path) -> MetadataNetwork:
+        torch.manual_seed(config.seed)
+        return MetadataNetwork(config.network.preprocess, {name: len(listed) for name, listed in labels.items()})
+
+    monkeypatch.setattr(compare_networks, "start_network", untrained)  # the real one downloads ImageNet's weights
+    config, teacher = small_config(trained="blocks.6"), read_teacher([taught_by], data.labels)
+
+    def comparison() -> compare_networks.Comparison:
+        return compare_networks.Comparison(config, data, teacher, 1, (tmp_path, tmp_path))
+
+    ways = comparison().results()
+    first = next(ways)
+    ways.close()  # killed after the first
+    results = list(comparison().results())
+    assert [result.title for result in results] == [variant.title for variant in compare_networks.variants(True)]
+    assert results[0].scores == first.scores
+    assert all(set(result.scores["val"]) == set(data.labels) for result in results)
+    one, separate = results[:2]
+    assert separate.parameters > one.parameters
+    table = comparison_table(results, "val")
+    assert table.row_count == len(results)
 
 
 def test_the_rate_warms_up_and_falls_to_nothing() -> None:

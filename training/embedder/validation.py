@@ -1,6 +1,6 @@
 """The figures of held-out classes: each set searched by itself, instances by strong views of themselves."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -39,24 +39,29 @@ class Validation:
 
     def _embeddings(self, embed: Callable[[Tensor], Tensor]) -> NDArray[np.float32]:
         with torch.inference_mode():
-            return np.concatenate([embed(chunk).float().cpu().numpy() for chunk in self._inputs().split(_BATCH)])
+            return np.concatenate([embed(chunk).float().cpu().numpy() for chunk in self._inputs()])
 
     def _embed(self, network: TailedEmbedder, inputs: Tensor) -> Tensor:
         if self._cache is not None:
             return network.embed_map(inputs.float())
         return network(self._normalise(inputs))
 
-    def _inputs(self) -> Tensor:
-        """Return maps or pixels of all that is shown; pixels are made once, in threads: decoding leaves the lock."""
-        if self._cache is not None:
-            return self._cache.of(self._shown)
+    def _inputs(self) -> Iterator[Tensor]:
+        """Yield what is shown, batch by batch: maps where they are kept, for they are large, else pixels."""
+        if self._cache is None:
+            yield from self._all_pixels().split(_BATCH)
+            return
+        for start in range(0, len(self._shown), _BATCH):
+            yield self._cache.of(self._shown[start : start + _BATCH])
+
+    def _all_pixels(self) -> Tensor:
+        """Return the pixels `(n, h, w, 3)` of all that is shown, made once."""
         if self._pixels is None:
             views = self._data.views
-            with ThreadPoolExecutor() as pool:
-                plain = list(pool.map(views.plain, [picture for picture, view in self._shown if not view]))
-            made = iter(plain)
-            # Views draw from torch's generator, which threads would share.
-            pixels = [views.view(picture, view) if view else next(made) for picture, view in self._shown]
+            with ThreadPoolExecutor() as pool:  # decoding and resizing leave the interpreter's lock
+                plain = pool.map(views.plain, [picture for picture, view in self._shown if not view])
+                # Views draw from torch's generator, which threads would share.
+                pixels = [views.view(picture, view) if view else next(plain) for picture, view in self._shown]
             self._pixels = torch.from_numpy(np.stack(pixels))
         return self._pixels
 

@@ -25,12 +25,13 @@ from scipy.sparse import csr_array
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
-from lookalike.errors import LookalikeError, SetupError
+from lookalike.errors import SetupError
 from training.metadata.config import TrainingConfig, load_config
 from training.metadata.data import IGNORED, ImageFiles, Row, ZipImages, class_numbers, label_lists, read_rows
 from training.metadata.pictures import decoded
 from training.metadata.report import Figures, attribute_figures, figures_table, sure_threshold
 from training.metadata.sets import SPLITS
+from training.own_log import exit_status
 
 Floats = NDArray[np.float32]
 Numbers = NDArray[np.int64]
@@ -177,17 +178,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--strengths", type=float, nargs="+", default=STRENGTHS, help="inverse of the L2 penalty")
     parser.add_argument("--json", type=Path, help="also write the figures here")
     options = parser.parse_args(argv)
-    try:
+
+    def run() -> None:
         baseline = ColourBaseline(load_config(options.config), options.data)
         choice, figures = baseline.measure(options.ground_weights, options.strengths)
-    except LookalikeError as error:
-        _log.error("%s%s", error.message, f" (allowed: {error.allowed})" if error.allowed else "")
-        return 1
-    Console(width=120).print(figures_table(f"{ATTRIBUTE} by its colours alone: {choice}", figures))
-    if options.json:
-        found = {split: part._asdict() for split, part in figures.items()}
-        options.json.write_text(json.dumps({"choice": choice, "figures": found}, indent=1) + "\n", encoding="utf-8")
-    return 0
+        Console(width=120).print(figures_table(f"{ATTRIBUTE} by its colours alone: {choice}", figures))
+        if options.json:
+            found = {split: part._asdict() for split, part in figures.items()}
+            text = json.dumps({"choice": choice, "figures": found}, indent=1) + "\n"
+            options.json.write_text(text, encoding="utf-8")
+
+    return exit_status(run)
 
 
 if __name__ == "__main__":

@@ -19,16 +19,17 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
+from torch import nn
 
 from lookalike.config import ModelSettings
-from lookalike.errors import LookalikeError, SetupError
+from lookalike.errors import SetupError
 from training.metadata.config import TrainingConfig, load_config
 from training.metadata.data import Row
 from training.metadata.heads import Examples, HeadsNetwork, Recipe, train_heads
-from training.metadata.report import macro_f1
+from training.metadata.report import Score, score_of
 from training.metadata.session import load_metadata_network
 from training.metadata.sets import readable
-from training.own_log import show_own_log
+from training.own_log import exit_status, show_own_log
 from training.train_metadata import Training
 
 CLASS_WEIGHT_POWERS = (0.0, 0.25)
@@ -43,13 +44,6 @@ class Variant(NamedTuple):
     title: str
     recipe: Recipe
     separate: bool = False
-
-
-class Score(NamedTuple):
-    """Of one attribute on one split, as shares of the rows whose label is known."""
-
-    accuracy: float
-    macro_f1: float
 
 
 @dataclass(frozen=True)
@@ -130,7 +124,7 @@ def only(examples: Examples, names: Sequence[str]) -> Examples:
     return Examples(examples.views, {name: examples.classes[name] for name in names})
 
 
-def parameters(network: HeadsNetwork) -> int:
+def parameters(network: nn.Module) -> int:
     """Return how many numbers are learned."""
     return sum(parameter.numel() for parameter in network.parameters())
 
@@ -143,7 +137,7 @@ def head_scores(network: HeadsNetwork, examples: Examples, rows: Sequence[Row]) 
         known = np.array([bool(row.values[name]) for row in rows])
         guessed, classes = logits.argmax(1).numpy()[known], examples.classes[name].numpy()[known]
         if known.any():
-            scores[name] = Score(float((guessed == classes).mean()), macro_f1(guessed, classes))
+            scores[name] = score_of(guessed, classes)
     return scores
 
 
@@ -188,12 +182,8 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run from the command line; a user's error is one line and exit status 1."""
     show_own_log("%(levelname)s %(message)s")
-    try:
-        run(_arguments(argv), Console(width=160))
-    except LookalikeError as error:
-        _log.error("%s%s", error.message, f" (allowed: {error.allowed})" if error.allowed else "")
-        return 1
-    return 0
+    arguments = _arguments(argv)
+    return exit_status(lambda: run(arguments, Console(width=160)))
 
 
 if __name__ == "__main__":

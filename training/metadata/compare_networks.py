@@ -17,13 +17,12 @@ from typing import Any, NamedTuple
 
 import torch
 from rich.console import Console
-from rich.table import Table
 
-from lookalike.errors import LookalikeError
+from training.metadata.compare import Result, comparison_table, parameters
 from training.metadata.config import Stage, TrainingConfig, load_config
 from training.metadata.pictures import LearningSet, read_learning_set
 from training.metadata.teacher import Teacher, read_teacher
-from training.own_log import show_own_log
+from training.own_log import exit_status, show_own_log
 from training.train_metadata_network import Training, start_network
 
 CLASS_WEIGHT_POWER, FOCAL_GAMMA = 0.25, 2.0
@@ -38,15 +37,6 @@ class Variant(NamedTuple):
     changes: Mapping[str, Any] = MappingProxyType({})
     separate: bool = False
     taught: bool = False
-
-
-class Result(NamedTuple):
-    """Accuracy and macro-F1 on val by attribute, and the time that training took."""
-
-    title: str
-    accuracy: dict[str, float]
-    macro_f1: dict[str, float]
-    fit_s: float
 
 
 def variants(with_teacher: bool) -> Iterator[Variant]:
@@ -81,9 +71,9 @@ class Comparison:
             start_s = time.monotonic()
             groups = [[name] for name in self._data.labels] if variant.separate else [list(self._data.labels)]
             runs = [self._run(variant, names, self._runs_dir / f"{number}-{'-'.join(names)}") for names in groups]
-            accuracy = {name: share for run in runs for name, share in run.measure().items()}
-            macro_f1 = {name: score for run in runs for name, score in run.macro_f1().items()}
-            yield Result(variant.title, accuracy, macro_f1, time.monotonic() - start_s)
+            fit_ms = 1000 * (time.monotonic() - start_s)
+            scores = {name: score for run in runs for name, score in run.scores().items()}
+            yield Result(variant.title, {"val": scores}, sum(parameters(run.network) for run in runs), fit_ms)
 
     def _run(self, variant: Variant, names: Sequence[str], run_dir: Path) -> Training:
         stage = Stage(edge_px=self._config.network.stages[-1].edge_px, epochs=self._epochs)
@@ -95,20 +85,6 @@ class Comparison:
         _log.info("%s: %s", variant.title, ", ".join(names))
         training.run()
         return training
-
-
-def comparison_table(results: Sequence[Result]) -> Table:
-    """Return one line a variant: accuracy / macro-F1 of each attribute on val, in per cent."""
-    names = list(results[0].accuracy)
-    table = Table(title="val: accuracy / macro-F1, %")
-    for column in ("variant", *names, "mean", "s"):
-        table.add_column(column, justify="left" if column == "variant" else "right")
-    for title, accuracy, macro_f1, fit_s in results:
-        pairs = [(accuracy[name], macro_f1[name]) for name in names]
-        means = tuple(sum(values) / len(values) for values in zip(*pairs, strict=True))
-        cells = [f"{100 * share:.1f} / {100 * score:.1f}" for share, score in (*pairs, means)]
-        table.add_row(title, *cells, f"{fit_s:.0f}")
-    return table
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -124,19 +100,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     show_own_log()
     torch.set_num_threads(options.threads)
-    results = []
-    try:
+
+    def run() -> None:
         config = load_config(options.config)
         data = read_learning_set(config, options.data, config.network.preprocess)
         teacher = read_teacher(options.teacher, data.labels) if options.teacher else None
-        comparison = Comparison(config, data, teacher, options.epochs, (options.out, options.downloads))
-        for result in comparison.results():
+        results = []
+        for result in Comparison(config, data, teacher, options.epochs, (options.out, options.downloads)).results():
             results.append(result)
-            Console(width=160).print(comparison_table(results))
-    except LookalikeError as error:
-        _log.error("%s%s", error.message, f" (allowed: {error.allowed})" if error.allowed else "")
-        return 1
-    return 0
+            Console(width=160).print(comparison_table(results, "val"))
+
+    return exit_status(run)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from training.efficientnet_lite import WIDTH, efficientnet_lite
 from training.networks import Normalise
 
 NETWORK_FILE = "network.safetensors"  # of a run, and in model_store
+CHECKPOINT, REPORT = "checkpoint.pt", "report.json"  # of a run
 _LIGHTNESS_BINS, _OPPONENT_BINS = 8, 10
 _GROUND_WEIGHT = 0.1
 COLOURS = _LIGHTNESS_BINS * _OPPONENT_BINS**2

@@ -27,6 +27,18 @@ class Figures(NamedTuple):
     accuracy_when_sure: float
 
 
+class Score(NamedTuple):
+    """Of one attribute on one split, as shares of the rows whose label is known."""
+
+    accuracy: float
+    macro_f1: float
+
+
+def score_of(guessed: Numbers, classes: Numbers) -> Score:
+    """Return the score of `(n,)` guesses against `(n,)` class numbers; a label without a head counts as wrong."""
+    return Score(float((guessed == classes).mean()), macro_f1(guessed, classes))
+
+
 def measure(describer: Describer, rows: Sequence[Row], features: Floats) -> dict[str, Figures]:
     """Return the figures of each attribute that the rows know; `features` is `(n, feature_dim)`, unscaled."""
     scores, passed = describer.scores(features), describer.known(features)

@@ -13,9 +13,7 @@ from torch import Tensor, nn
 
 from lookalike.errors import SetupError
 from training.metadata.config import TrainingConfig
-from training.metadata.network import MetadataNetwork
-
-CHECKPOINT, REPORT = "checkpoint.pt", "report.json"  # of a run
+from training.metadata.network import CHECKPOINT, REPORT, MetadataNetwork
 
 
 class Teacher(nn.Module):
