@@ -4,13 +4,13 @@ Run:
     python -m benchmarks.bench_index --sizes 100000 --engines exact hnsw ivf
     python -m benchmarks.bench_index --sizes 100000 1000000 --distributions real made-up
     python -m benchmarks.bench_index --report
+    python -m benchmarks.bench_index exact-job         # benchmarks/exact_job.py
 
 Each engine runs in a process of its own. What is built and measured is kept under `--out`: a run that was ended goes on
 where it stopped, `--again` measures anew. The engines beside FAISS are the extra `bench-index`.
 """
 
 import argparse
-import json
 import multiprocessing
 import os
 import sys
@@ -22,13 +22,16 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel
 
+from benchmarks import exact_job
 from benchmarks.command import exit_status, positive_count
 from benchmarks.hardware import load_average, this_hardware
 from benchmarks.index_data import DISTRIBUTIONS, open_vectors
-from benchmarks.index_engines import ENGINES, Search, usable
-from benchmarks.index_report import draw, format_tables
+from benchmarks.index_engines import ENGINES, Engine, Search, usable
+from benchmarks.index_filters import FilterPoint, filter_points
+from benchmarks.index_report import chosen_point, draw, format_filters, format_tables
 from lookalike.evaluation import ann_recall_at_k
 from lookalike.index.exact import exact_search, omp_threads
+from lookalike.index.structures import nearest
 
 K = 10
 _ALONE = 200  # queries, one after the other
@@ -45,6 +48,13 @@ class Point(BaseModel, frozen=True):
     queries_per_s: float  # all cores, queries at once
 
 
+class Built(BaseModel, frozen=True):
+    """What building took; beside other work only the processor's time says much."""
+
+    wall_s: float
+    cpu_s: float | None = None
+
+
 class Measured(BaseModel, frozen=True):
     """One engine on one catalogue."""
 
@@ -52,11 +62,12 @@ class Measured(BaseModel, frozen=True):
     distribution: str
     count: int
     dim: int
-    build_s: float
+    built: Built
     disk_mb: float
-    memory_mb: float  # of the opened index alone; embeddings that are read from the mapped file are not in it
+    memory_mb: float  # of the opened index, mapped or not; embeddings that are read from their own file are not in it
     setting_name: str
     points: list[Point]
+    filters: list[FilterPoint] = []  # of the product's kinds, at the fastest setting that finds enough
 
 
 def exact_rows(folder: Path, vectors: NDArray[np.float32], queries: NDArray[np.float32]) -> NDArray[np.int64]:
@@ -68,50 +79,57 @@ def exact_rows(folder: Path, vectors: NDArray[np.float32], queries: NDArray[np.f
     return np.asarray(np.load(cached))
 
 
-def build_once(name: str, folder: Path, vectors: NDArray[np.float32]) -> tuple[Path, float]:
-    """Return the engine's index file and the seconds that building took, whenever that was."""
-    path = folder / f"{name.replace(' ', '-').replace(',', '')}-{len(vectors)}.index"
+def build_once(name: str, folder: Path, vectors: NDArray[np.float32]) -> tuple[Path, Built]:
+    """Return the engine's index file and what building it took, whenever that was."""
+    path = folder / f"{file_name(name)}-{len(vectors)}.index"
     noted = path.with_suffix(".json")
     if not (path.exists() and noted.exists()):
-        start_s = time.perf_counter()
+        start_s, start_cpu_s = time.perf_counter(), time.process_time()
         ENGINES[name].build(vectors, path)
-        noted.write_text(json.dumps({"build_s": time.perf_counter() - start_s}))
-    return path, float(json.loads(noted.read_text())["build_s"])
+        built = Built(wall_s=time.perf_counter() - start_s, cpu_s=time.process_time() - start_cpu_s)
+        noted.write_text(built.model_dump_json())
+    return path, Built.model_validate_json(noted.read_text())
+
+
+def file_name(engine: str) -> str:
+    """Return the part of the files' names that stands for an engine."""
+    return engine.replace(" ", "-").replace(",", "")
 
 
 def measure(name: str, distribution: str, count: int, dim: int, folder: Path) -> Measured:
     """Build where it is not there, open, and measure every setting."""
     vectors, queries = open_vectors(folder, distribution, count, dim)
     truth = exact_rows(folder, vectors, queries)
-    path, build_s = build_once(name, folder, vectors)
-    before = _own_memory_mb()
+    path, built = build_once(name, folder, vectors)
+    before = _resident_mb(path)
     engine = ENGINES[name]
     search = engine.open(path, vectors)
-    search(queries[:4], K, engine.settings[0], 1)
-    memory = _own_memory_mb() - before
     points = []
     for setting in engine.settings:
         points.append(_point(search, setting, queries, truth))
         print(f"  {name} {setting}: {points[-1]}", flush=True)
-    return Measured(
+    measured = Measured(
         engine=name,
         distribution=distribution,
         count=count,
         dim=dim,
-        build_s=build_s,
+        built=built,
         disk_mb=path.stat().st_size / 1e6,
-        memory_mb=max(0.0, memory),
+        memory_mb=max(0.0, _resident_mb(path) - before),
         setting_name=engine.setting,
         points=points,
     )
+    filters = _filtered(engine, path, vectors, queries, chosen_point(measured).setting)
+    return measured.model_copy(update={"filters": filters})
 
 
 def _point(search: Search, setting: int, queries: NDArray[np.float32], truth: NDArray[np.int64]) -> Point:
-    times_ms, found = [], []
+    times_ms: list[float] = []
+    search(queries[-4:], K, setting, 1)  # opened, and its pages read
     started_s = time.perf_counter()
     for query in queries[:_ALONE]:
         start_s = time.perf_counter()
-        found.append(search(query[None], K, setting, 1)[0])
+        search(query[None], K, setting, 1)
         times_ms.append((time.perf_counter() - start_s) * 1000)
         if time.perf_counter() - started_s > _BUDGET_S:
             break
@@ -128,10 +146,26 @@ def _point(search: Search, setting: int, queries: NDArray[np.float32], truth: ND
     )
 
 
-def _own_memory_mb() -> float:
-    """Return the memory of this process that is its own: mapped files that could be dropped are not counted."""
-    fields = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    return int(fields["RssAnon"].split()[0]) / 1000
+def _filtered(
+    engine: Engine, path: Path, vectors: NDArray[np.float32], queries: NDArray[np.float32], setting: int
+) -> list[FilterPoint]:
+    if engine.product is None:
+        return []
+    structure = engine.product(path, vectors, setting)
+    with omp_threads(1):
+        return filter_points(lambda query, k, mask: nearest(structure, vectors, query, k, mask)[1], vectors, queries)
+
+
+def _resident_mb(path: Path) -> float:
+    """Return the memory of this process that is its own, and what it has mapped of the file `path`."""
+    kilobytes, of_path = 0, False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        name, _, value = line.partition(":")
+        if "-" in name and " " in name:  # the head of a mapping: its range of addresses first
+            of_path = line.endswith(str(path.resolve()))
+        elif (name == "Rss" and of_path) or (name == "Anonymous" and not of_path):
+            kilobytes += int(value.split()[0])
+    return kilobytes / 1000
 
 
 def _in_own_process(name: str, distribution: str, count: int, dim: int, folder: Path, result: Path | None) -> None:
@@ -149,7 +183,7 @@ def run(arguments: argparse.Namespace) -> int:
         folder = arguments.out / distribution
         for count in arguments.sizes:
             for name in arguments.engines:
-                result = folder / f"measured-{name.replace(' ', '-').replace(',', '')}-{count}.json"
+                result = folder / f"measured-{file_name(name)}-{count}.json"
                 if not usable(ENGINES[name]):
                     print(f"left out: {name}: the package {ENGINES[name].package} is not installed", flush=True)
                 elif arguments.again or not result.exists():
@@ -161,7 +195,7 @@ def run(arguments: argparse.Namespace) -> int:
     paths = sorted(arguments.out.glob("*/measured-*.json"))
     results = [Measured.model_validate_json(path.read_text()) for path in paths]
     if results:
-        print(f"\n{format_tables(results)}")
+        print(f"\n{format_tables(results)}\n\n{format_filters(results)}")
         draw(results, arguments.out / "index.png")
         print(f"\ndrawn: {arguments.out / 'index.png'}")
     for failure in failed:
@@ -181,6 +215,9 @@ def _done_apart(name: str, distribution: str, count: int, dim: int, folder: Path
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return its exit status."""
+    given = sys.argv[1:] if argv is None else list(argv)
+    if given[:1] == ["exact-job"]:
+        return exact_job.main(given[1:])
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", nargs="+", type=positive_count, default=[100_000, 1_000_000])
     parser.add_argument("--dim", type=positive_count, default=512)
@@ -190,7 +227,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--build-only", action="store_true", help="build now, while the machine is busy; measure later")
     parser.add_argument("--again", action="store_true", help="measure anew; indexes that are built are kept")
     parser.add_argument("--report", action="store_true", help="only report what was measured before")
-    return exit_status(lambda: run(parser.parse_args(argv)))
+    return exit_status(lambda: run(parser.parse_args(given)))
 
 
 if __name__ == "__main__":

@@ -11,13 +11,22 @@ import faiss as typed_faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from lookalike.index.exact import exact_search, omp_threads
+from lookalike.index.exact import omp_threads
+from lookalike.index.hnsw import Graph, build_graph
+from lookalike.index.ivf import InvertedLists, best_of, build_lists
+from lookalike.index.manifest import BuildSettings
+from lookalike.index.structures import Structure, nearest
 
 faiss: Any = typed_faiss  # its stubs leave out half of the classes
 
 Rows = NDArray[np.int64]
-Search = Callable[[NDArray[np.float32], int, int, int], Rows]  # queries, k, setting, threads
+Vectors = NDArray[np.float32]
+Search = Callable[[Vectors, int, int, int], Rows]  # queries, k, setting, threads
+# An index file and its embeddings at a setting, as the product opens them.
+Product = Callable[[Path, Vectors, int], Structure | None]
 _TRAIN_ROWS = 100_000
+_EFS = [16, 32, 64, 128, 256, 512]
+_PROBES = [4, 16, 32, 64, 128, 256]
 _ADD_ROWS = 20_000
 
 
@@ -31,6 +40,7 @@ class Engine:
     settings: Sequence[int]
     build: Callable[[NDArray[np.float32], Path], None]
     open: Callable[[Path, NDArray[np.float32]], Search]
+    product: Product | None = None  # for the kinds that the product has
 
 
 def usable(engine: Engine) -> bool:
@@ -38,7 +48,53 @@ def usable(engine: Engine) -> bool:
     return importlib.util.find_spec(engine.package) is not None
 
 
-# --- FAISS ---------------------------------------------------------------------------------------------------------
+# --- the product's own kinds -----------------------------------------------------------------------------------------
+
+
+def _product_engine(
+    name: str, build: Callable[[Vectors, Path], None], setting: str, settings: Sequence[int], product: Product
+) -> Engine:
+    def open_(path: Path, vectors: Vectors) -> Search:
+        opened: dict[int, Structure | None] = {}
+
+        def search(queries: Vectors, k: int, value: int, threads: int) -> Rows:
+            if value not in opened:
+                opened.clear()
+                opened[value] = product(path, vectors, value)
+            with omp_threads(threads):
+                return nearest(opened[value], vectors, queries, k, None)[1]
+
+        return search
+
+    return Engine(name, "faiss", setting, settings, build, open_, product)
+
+
+def _exact() -> Engine:
+    return _product_engine("exact", lambda vectors, path: path.touch(), "", [0], lambda path, vectors, value: None)
+
+
+def _hnsw() -> Engine:
+    build = BuildSettings(hnsw_m=32, ef_construction=200)
+    return _product_engine(
+        "hnsw",
+        lambda vectors, path: build_graph(path, vectors, build, None),
+        "ef",
+        _EFS,
+        lambda path, vectors, ef: Graph.open(path, *vectors.shape, ef),
+    )
+
+
+def _ivf() -> Engine:
+    return _product_engine(
+        "ivf",
+        lambda vectors, path: build_lists(path, vectors, BuildSettings(), None),
+        "probes",
+        _PROBES,
+        InvertedLists.open,
+    )
+
+
+# --- FAISS's others --------------------------------------------------------------------------------------------------
 
 
 def _faiss_engine(
@@ -61,7 +117,7 @@ def _faiss_engine(
         def search(queries: NDArray[np.float32], k: int, value: int, threads: int) -> Rows:
             with omp_threads(threads):
                 rows = index.search(queries, max(1, rerank) * k, params=_parameters(setting, value))[1]
-            return np.asarray(reranked(vectors, queries, rows, k) if rerank else rows)
+                return np.asarray(best_of(vectors, queries, rows, k)[1] if rerank else rows)
 
         return search
 
@@ -74,32 +130,16 @@ def _parameters(setting: str, value: int) -> Any:
     return faiss.SearchParametersIVF(nprobe=value)
 
 
-def reranked(vectors: NDArray[np.float32], queries: NDArray[np.float32], rows: Rows, k: int) -> Rows:
-    """Return the `k` best of each query's candidate `rows` `(q, n)` by their embeddings; -1 pads and stays last."""
-    best = np.empty((len(queries), k), dtype=np.int64)
-    for i, (query, candidates) in enumerate(zip(queries, rows, strict=True)):
-        real = np.sort(candidates[candidates >= 0])  # in the order on disk
-        order = np.argsort(-(vectors[real] @ query))[:k]
-        best[i] = np.pad(real[order], (0, k - len(order)), constant_values=-1)
-    return best
-
-
 def _lists(count: int) -> int:
     """Return about 4 sqrt(count) inverted lists, as FAISS's guidelines advise up to a million rows."""
     return max(16, round(4 * math.sqrt(count)))
 
 
-def _ivf(kind: str) -> Callable[[int, int], Any]:
+def _ivf_of(kind: str) -> Callable[[int, int], Any]:
     def make(count: int, dim: int) -> Any:
         return faiss.index_factory(dim, f"IVF{_lists(count)},{kind.format(half=dim // 2)}", faiss.METRIC_INNER_PRODUCT)
 
     return make
-
-
-def _hnsw(count: int, dim: int) -> Any:
-    index = faiss.IndexHNSWFlat(dim, 32, faiss.METRIC_INNER_PRODUCT)
-    index.hnsw.efConstruction = 200
-    return index
 
 
 def _hnsw_sq8(count: int, dim: int) -> Any:
@@ -108,18 +148,7 @@ def _hnsw_sq8(count: int, dim: int) -> Any:
     return index
 
 
-def _exact() -> Engine:
-    def search_of(path: Path, vectors: NDArray[np.float32]) -> Search:
-        def search(queries: NDArray[np.float32], k: int, value: int, threads: int) -> Rows:
-            with omp_threads(threads):
-                return exact_search(vectors, queries, k, None)[1]
-
-        return search
-
-    return Engine("exact", "faiss", "", [0], lambda vectors, path: path.touch(), search_of)
-
-
-# --- others --------------------------------------------------------------------------------------------------------
+# --- others ----------------------------------------------------------------------------------------------------------
 
 
 def _hnswlib() -> Engine:
@@ -142,7 +171,7 @@ def _hnswlib() -> Engine:
 
         return search
 
-    return Engine("hnswlib", "hnswlib", "ef", [16, 32, 64, 128, 256, 512], build, open_)
+    return Engine("hnswlib", "hnswlib", "ef", _EFS, build, open_)
 
 
 def _usearch() -> Engine:
@@ -170,14 +199,14 @@ def _usearch() -> Engine:
 
         return search
 
-    return Engine("usearch f16", "usearch", "ef", [16, 32, 64, 128, 256, 512], build, open_)
+    return Engine("usearch f16", "usearch", "ef", _EFS, build, open_)
 
 
 def _annoy() -> Engine:
     """100 trees; `search_k` nodes are looked at (its README: more of either is slower and finds more)."""
 
     def index_of(dim: int) -> Any:
-        return importlib.import_module("annoy").AnnoyIndex(dim, "dot")
+        return importlib.import_module("annoy").AnnoyIndex(dim, "angular")
 
     def build(vectors: NDArray[np.float32], path: Path) -> None:
         index = index_of(vectors.shape[1])
@@ -201,17 +230,17 @@ def _annoy() -> Engine:
     return Engine("annoy", "annoy", "search_k", [1000, 5000, 20_000, 100_000], build, open_)
 
 
-_PROBES = [1, 4, 16, 64, 256]
 ENGINES = {
     engine.name: engine
     for engine in (
         _exact(),
-        _faiss_engine("ivf", _ivf("Flat"), "nprobe", _PROBES),
-        _faiss_engine("ivf sq8, re-ranked", _ivf("SQ8"), "nprobe", _PROBES, rerank=4),
-        _faiss_engine("ivf rabitq, re-ranked", _ivf("RaBitQ"), "nprobe", _PROBES, rerank=20),
-        _faiss_engine("ivf pq, re-ranked", _ivf("PQ{half}x4fs"), "nprobe", _PROBES, rerank=20),
-        _faiss_engine("hnsw", _hnsw, "ef", [16, 32, 64, 128, 256, 512]),
-        _faiss_engine("hnsw sq8, re-ranked", _hnsw_sq8, "ef", [16, 32, 64, 128, 256, 512], rerank=4),
+        _hnsw(),
+        _ivf(),
+        _faiss_engine("ivf flat", _ivf_of("Flat"), "nprobe", _PROBES),
+        _faiss_engine("ivf sq8, re-ranked", _ivf_of("SQ8"), "nprobe", _PROBES, rerank=4),
+        _faiss_engine("ivf rabitq, re-ranked", _ivf_of("RaBitQ"), "nprobe", _PROBES, rerank=20),
+        _faiss_engine("ivf pq, re-ranked", _ivf_of("PQ{half}x4fs"), "nprobe", _PROBES, rerank=20),
+        _faiss_engine("hnsw sq8, re-ranked", _hnsw_sq8, "ef", _EFS, rerank=4),
         _hnswlib(),
         _usearch(),
         _annoy(),

@@ -27,7 +27,8 @@ def format_tables(results: Sequence[Measured]) -> str:
         lines = [
             f"**{distribution}, {count:,} x {dim}**",
             "",
-            "| engine | setting | ann_recall_at_10 | p50 ms | p99 ms | queries/s | memory MB | disk MB | built in s |",
+            "| engine | setting | ann_recall_at_10 | p50 ms | p99 ms | queries/s | memory MB | disk MB "
+            "| built in CPU s (wall s) |",
             "|---|---|---:|---:|---:|---:|---:|---:|---:|",
         ]
         rows = [r for r in results if (r.distribution, r.count, r.dim) == (distribution, count, dim)]
@@ -37,14 +38,33 @@ def format_tables(results: Sequence[Measured]) -> str:
             lines.append(
                 f"| {measured.engine} | {setting} | {point.ann_recall_at_10:.3f} | {point.p50_ms:.2f} | "
                 f"{point.p99_ms:.2f} | {point.queries_per_s:.0f} | {measured.memory_mb:.0f} | {measured.disk_mb:.0f} | "
-                f"{measured.build_s:.0f} |"
+                f"{_told_build(measured)} |"
             )
         tables.append("\n".join(lines))
     return "\n\n".join(tables)
 
 
+def _told_build(measured: Measured) -> str:
+    built = measured.built
+    return f"({built.wall_s:.0f})" if built.cpu_s is None else f"{built.cpu_s:.0f} ({built.wall_s:.0f})"
+
+
+def format_filters(results: Sequence[Measured]) -> str:
+    """Return a table of the product's kinds under filters: ann_recall_at_10, and ms of one query."""
+    filtered = [r for r in results if r.filters]
+    if not filtered:
+        return ""
+    columns = [f"{point.share:.1%} {point.filter}" for point in filtered[0].filters]
+    lines = [f"| catalogue | kind | {' | '.join(columns)} |", "|---|---|" + "---:|" * len(columns)]
+    for measured in sorted(filtered, key=lambda r: (r.distribution, r.count, r.engine)):
+        cells = [f"{point.ann_recall_at_10:.3f}, {point.p50_ms:.2f} ms" for point in measured.filters]
+        name = f"{measured.distribution}, {measured.count:,}"
+        lines.append(f"| {name} | {measured.engine} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def draw(results: Sequence[Measured], path: Path) -> None:
-    """Draw recall against the time of one query, a panel a catalogue."""
+    """Draw recall against queries/s, a panel a catalogue; a marker's area grows with the memory."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -53,17 +73,24 @@ def draw(results: Sequence[Measured], path: Path) -> None:
     catalogues = sorted({(r.distribution, r.count) for r in results})
     engines = sorted({r.engine for r in results})
     figure, panels = pyplot.subplots(
-        1, len(catalogues), figsize=(5.5 * len(catalogues), 4.5), squeeze=False, layout="constrained"
+        1, len(catalogues), figsize=(6 * len(catalogues), 5), squeeze=False, layout="constrained"
     )
-    for panel, (distribution, count) in zip(panels[0], catalogues, strict=True):
-        for measured in [r for r in results if (r.distribution, r.count) == (distribution, count)]:
+    for panel, catalogue in zip(panels[0], catalogues, strict=True):
+        rows = [r for r in results if (r.distribution, r.count) == catalogue]
+        most_mb = max(r.memory_mb for r in rows) or 1.0
+        for measured in rows:
             colour = f"C{engines.index(measured.engine) % 10}"
-            times = [point.p50_ms for point in measured.points]
+            rates = [point.queries_per_s for point in measured.points]
             recalls = [point.ann_recall_at_10 for point in measured.points]
-            panel.plot(times, recalls, marker="o", markersize=4, color=colour, label=measured.engine)
+            panel.plot(rates, recalls, color=colour, linewidth=0.8)
+            area = 12 + 200 * measured.memory_mb / most_mb
+            label = f"{measured.engine}, {measured.memory_mb:.0f} MB"
+            panel.scatter(rates, recalls, s=area, color=colour, alpha=0.6, label=label)
         panel.axhline(RECALL, color="grey", linewidth=0.8, linestyle="--")
-        panel.set(title=f"{distribution}, {count:,} items", xlabel="ms a query, one thread", ylabel="ann_recall_at_10")
+        distribution, count = catalogue
+        panel.set(title=f"{distribution}, {count:,} items", xlabel="queries/s, all cores", ylabel="ann_recall_at_10")
         panel.set_xscale("log")
-        panel.legend(fontsize=7)
+        panel.set_ylim(0.8, 1.005)
+        panel.legend(fontsize=7, markerscale=0.5)
     figure.savefig(path, dpi=110)
     pyplot.close(figure)

@@ -1,4 +1,4 @@
-"""The same cases on exact and on HNSW search, against brute force."""
+"""The same cases on each kind of index, against brute force."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 from lookalike.config import IndexSettings
 from lookalike.errors import IndexMismatch, InvalidOption
-from lookalike.index import faiss_index
 from lookalike.index.faiss_index import FaissIndex, open_index
+from lookalike.index.hnsw import Graph
 from lookalike.index.items import ItemRecord
+from lookalike.index.ivf import InvertedLists
 from lookalike.index.manifest import BuildSettings, Kind
 from lookalike.index.protocol import VectorIndex
 from lookalike.index.store import KnownEmbeddings
@@ -22,8 +23,9 @@ from lookalike.index.writer import Draft, IndexWriter
 from lookalike.schemas import Filters, Hit
 
 COUNT, DIM = 3000, 64
-SETTINGS = IndexSettings(ef_search=64)
-KINDS: list[Kind] = ["flat", "hnsw"]
+SETTINGS = IndexSettings(ef_search=64, ivf_probes=16)
+KINDS: list[Kind] = ["flat", "hnsw", "ivf"]
+APPROXIMATE = {"hnsw": Graph, "ivf": InvertedLists}
 
 
 def embeddings_of(count: int, seed: int) -> NDArray[np.float32]:
@@ -63,16 +65,17 @@ def queries() -> NDArray[np.float32]:
     return embeddings_of(20, seed=2)
 
 
-@pytest.fixture(scope="module", params=["flat", "hnsw", "hnsw, also for narrow filters"])
+@pytest.fixture(scope="module", params=[*KINDS, "hnsw, also for narrow filters", "ivf, also for narrow filters"])
 def index(
     request: pytest.FixtureRequest, embeddings: NDArray[np.float32], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[FaissIndex]:
     index_dir = tmp_path_factory.mktemp("index")
-    publish(index_dir, "flat" if request.param == "flat" else "hnsw", embeddings, records_of(embeddings))
+    kind = request.param.partition(",")[0]
+    publish(index_dir, kind, embeddings, records_of(embeddings))
     with pytest.MonkeyPatch.context() as patch:
         if "filters" in request.param:
-            # So few items would always be compared one by one: let the graph answer every filter here.
-            patch.setattr(faiss_index, "exact_is_faster", lambda qualifying, ef_search: False)
+            # So few items would always be compared one by one: let the structure answer every filter here.
+            patch.setattr(APPROXIMATE[kind], "exact_is_faster", lambda self, qualifying, k: False)
         yield open_index(index_dir, SETTINGS)
 
 
@@ -87,7 +90,7 @@ def brute_force(
 
 
 def assert_same(index: VectorIndex, found: Sequence[Hit], wanted: Sequence[tuple[str, float]]) -> None:
-    """Compare with brute force: exactly for exact search; HNSW may miss one in ten, but never mistakes a similarity."""
+    """Compare with brute force: exactly for exact search; the others may miss one in ten, but mistake no similarity."""
     assert len(found) == len(wanted)
     similarities = [hit.similarity for hit in found]
     assert similarities == sorted(similarities, reverse=True)
@@ -213,15 +216,16 @@ def test_items_with_one_and_the_same_embedding_are_all_found(tmp_path: Path, kin
     assert len({hit.item_id for hit in found}) == 50
 
 
-def test_an_extended_graph_finds_as_well_as_a_new_one(
-    tmp_path: Path, embeddings: NDArray[np.float32], queries: NDArray[np.float32]
+@pytest.mark.parametrize("kind", ["hnsw", "ivf"])
+def test_an_extended_structure_finds_as_well_as_a_new_one(
+    tmp_path: Path, kind: Kind, embeddings: NDArray[np.float32], queries: NDArray[np.float32]
 ) -> None:
     records, known = records_of(embeddings), KnownEmbeddings(DIM)
     known.include([record.content_sha256 for record in records], embeddings)
     build = BuildSettings(hnsw_m=16, ef_construction=80)
     with IndexWriter(tmp_path) as writer:
-        writer.publish(Draft("random", "f" * 16, DIM, "hnsw", build, records[:2500]), known, base=None)
-        writer.publish(Draft("random", "f" * 16, DIM, "hnsw", build, records), known, writer.current())
+        writer.publish(Draft("random", "f" * 16, DIM, kind, build, records[:2500]), known, base=None)
+        writer.publish(Draft("random", "f" * 16, DIM, kind, build, records), known, writer.current())
     index = open_index(tmp_path, SETTINGS)
     for query, found in zip(queries, index.search(queries, 10), strict=True):
         assert_same(index, found, brute_force(embeddings, query, 10))

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 
 from benchmarks import bench_index, exact_job
-from benchmarks.bench_index import Measured, Point
+from benchmarks.bench_index import Built, Measured, Point
 from benchmarks.index_data import Seeds
-from benchmarks.index_engines import ENGINES, reranked
+from benchmarks.index_engines import ENGINES
 from benchmarks.index_report import chosen_point, format_tables
+from lookalike.index.ivf import best_of
 
 
 def measured(*points: tuple[int, float, float]) -> Measured:
@@ -19,7 +20,7 @@ def measured(*points: tuple[int, float, float]) -> Measured:
         distribution="made-up",
         count=100,
         dim=8,
-        build_s=1,
+        built=Built(wall_s=5, cpu_s=1),
         disk_mb=2,
         memory_mb=3,
         setting_name="ef",
@@ -33,7 +34,7 @@ def measured(*points: tuple[int, float, float]) -> Measured:
 def test_faiss_kinds_are_built_measured_reported_and_not_built_twice(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    names = ["exact", "ivf sq8, re-ranked", "hnsw"]
+    names = ["exact", "ivf", "ivf sq8, re-ranked", "hnsw"]
     given = [
         "--sizes",
         "2000",
@@ -65,14 +66,14 @@ def test_the_fastest_setting_that_finds_enough_is_reported_else_the_one_that_fin
     enough = measured((16, 0.9, 1.0), (64, 0.99, 2.0), (128, 0.999, 4.0))
     assert chosen_point(enough).setting == 64
     assert chosen_point(measured((16, 0.9, 1.0), (32, 0.95, 2.0))).setting == 32
-    assert "| hnsw | ef 64 | 0.990 | 2.00 | 4.00 | 500 | 3 | 2 | 1 |" in format_tables([enough])
+    assert "| hnsw | ef 64 | 0.990 | 2.00 | 4.00 | 500 | 3 | 2 | 1 (5) |" in format_tables([enough])
 
 
 def test_candidates_are_ordered_by_their_embeddings_and_padding_stays_last() -> None:
     vectors = np.eye(4, dtype=np.float32)
     query = np.array([[0.1, 0.9, 0.3, 0.2]], dtype=np.float32)
-    assert reranked(vectors, query, np.array([[0, 3, -1, 1]]), 3).tolist() == [[1, 3, 0]]
-    assert reranked(vectors, query, np.array([[2, -1, -1, -1]]), 3).tolist() == [[2, -1, -1]]
+    assert best_of(vectors, query, np.array([[0, 3, -1, 1]]), 3)[1].tolist() == [[1, 3, 0]]
+    assert best_of(vectors, query, np.array([[2, -1, -1, -1]]), 3)[1].tolist() == [[2, -1, -1]]
 
 
 def test_repeats_lie_as_near_to_their_seed_as_real_neighbours_do() -> None:
@@ -89,7 +90,7 @@ def test_repeats_lie_as_near_to_their_seed_as_real_neighbours_do() -> None:
 
 
 def test_every_engine_has_a_name_of_its_own_and_a_package() -> None:
-    assert len(ENGINES) == 10
+    assert len(ENGINES) == 11
     assert {engine.package for engine in ENGINES.values()} == {"faiss", "hnswlib", "usearch", "annoy"}
 
 
@@ -97,5 +98,5 @@ def test_the_exact_job_says_its_share_of_the_peak(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(exact_job, "sgemm_gflops", lambda: 50.0)
-    assert exact_job.main(["--queries", "200", "--items", "300", "--dim", "16", "--k", "5"]) == 0
+    assert bench_index.main(["exact-job", "--queries", "200", "--items", "300", "--dim", "16", "--k", "5"]) == 0
     assert "200 queries in 300 x 16, k = 5:" in capsys.readouterr().out

@@ -78,8 +78,9 @@ def test_ids_to_remove_can_come_from_a_file(folder: Path) -> None:
     assert "removed 2" in output and "unknown item_id: nothing" in output
 
 
-def test_verify_reports_the_recall_of_hnsw(folder: Path) -> None:
-    run("build", "pictures", "--kind", "hnsw")
+@pytest.mark.parametrize("kind", ["auto", "hnsw", "ivf"])
+def test_verify_reports_the_recall(folder: Path, kind: str) -> None:
+    run("build", "pictures", "--kind", kind)
     assert "ann_recall_at_3 1.0000 over 6 queries" in run("verify", "--recall", "--k", "3")
 
 

@@ -98,7 +98,7 @@ def test_a_version_that_is_not_there_or_not_whole_is_not_published_again(tmp_pat
     assert IndexLayout(index_dir).current_version() == second
 
 
-@pytest.mark.parametrize("kind", ["flat", "hnsw"])
+@pytest.mark.parametrize("kind", ["flat", "hnsw", "ivf"])
 @pytest.mark.usefixtures("file_size_limit")
 def test_a_full_disk_is_named_and_the_old_version_stays(tmp_path: Path, kind: str) -> None:
     index_dir = tmp_path / "index"

@@ -14,12 +14,12 @@ from lookalike.index.manifest import MANIFEST, FileEntry, Manifest, read_manifes
 from lookalike.index.verify import verify_snapshot
 from tests.colour_embedder import ColourEmbedder, catalogue_of
 
-FILES = ["vectors.npy", "items.arrow", "hnsw.faiss"]
+FILES = ["vectors.npy", "items.arrow", "hnsw.faiss", "ivf.faiss"]
 
 
 @pytest.fixture
-def index_dir(tmp_path: Path) -> Path:
-    settings = IndexSettings(kind="hnsw", hnsw_m=8)
+def index_dir(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+    settings = IndexSettings(kind="ivf" if "ivf.faiss" in request.node.name else "hnsw", hnsw_m=8)
     IndexEditor(tmp_path / "index", settings).build(catalogue_of(tmp_path, 40), ColourEmbedder())
     return tmp_path / "index"
 

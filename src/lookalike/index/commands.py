@@ -13,6 +13,7 @@ from lookalike.images import decode_image
 from lookalike.index.edits import IndexEditor
 from lookalike.index.faiss_index import FaissIndex, open_index
 from lookalike.index.layout import IndexLayout
+from lookalike.index.manifest import WantedKind
 from lookalike.index.output import print_edit, print_hits, print_info, print_recall
 from lookalike.index.verify import measure_recall, verify_snapshot
 from lookalike.index.writer import IndexWriter
@@ -41,7 +42,7 @@ def build(
     source: Source,
     index_dir: IndexDir = INDEX_DIR,
     model: ModelDir = MODEL_DIR,
-    kind: Annotated[Literal["flat", "hnsw"] | None, typer.Option(help="Exact search, or an HNSW graph.")] = None,
+    kind: Annotated[WantedKind | None, typer.Option(help="Exact, a graph, inverted lists, or by the count.")] = None,
     levels: Levels = LEVELS,
     duplicates: Duplicates = "skip",
     threads: Threads = 2,

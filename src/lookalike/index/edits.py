@@ -14,7 +14,7 @@ from lookalike.errors import IndexMismatch, IndexUnavailable, SetupError, Vector
 from lookalike.index.durable import told_when_full
 from lookalike.index.items import ItemRecord
 from lookalike.index.layout import IndexLayout
-from lookalike.index.manifest import BuildSettings, Kind, Manifest
+from lookalike.index.manifest import BuildSettings, Manifest, WantedKind
 from lookalike.index.merge import merge_records
 from lookalike.index.snapshot import Snapshot
 from lookalike.index.store import EmbeddingStore, KnownEmbeddings
@@ -50,7 +50,7 @@ class Edit:
 class _Ground:
     """What an ingest builds on: how the index is made, the version that lends its embeddings, the items that stay."""
 
-    kind: Kind
+    kind: WantedKind
     build: BuildSettings
     base: Snapshot | None
     records: list[ItemRecord]
@@ -84,7 +84,7 @@ class IndexEditor:
             return self._ingest(writer, catalogue, embedder, ground)
 
     def add(self, catalogue: Catalogue, embedder: ImageEmbedder) -> Edit:
-        """Publish a version with the catalogue's items besides those that are there; kind and graph stay as built.
+        """Publish a version with the catalogue's items besides those that are there; a kind that was asked for stays.
 
         Raises:
             IndexMismatch: the index was built by another embedder or with another preparation.

@@ -1,4 +1,4 @@
-"""The index in this process: a version's exact or HNSW search, with filters, as the pipeline sees it."""
+"""The index in this process: a version's exact or approximate search, with filters, as the pipeline sees it."""
 
 from pathlib import Path
 
@@ -8,11 +8,13 @@ from numpy.typing import NDArray
 from lookalike.config import IndexSettings
 from lookalike.errors import IndexMismatch, InvalidOption
 from lookalike.index.exact import Found, exact_search, omp_threads
-from lookalike.index.hnsw import Graph, exact_is_faster
+from lookalike.index.hnsw import Graph
 from lookalike.index.items import Items
+from lookalike.index.ivf import InvertedLists
 from lookalike.index.layout import IndexLayout
-from lookalike.index.manifest import GRAPH, Manifest
+from lookalike.index.manifest import STRUCTURE_FILES, Manifest
 from lookalike.index.snapshot import Snapshot, open_snapshot
+from lookalike.index.structures import Structure, nearest
 from lookalike.schemas import Filters, Hit, IndexInfo
 
 
@@ -22,9 +24,7 @@ class FaissIndex:
     def __init__(self, snapshot: Snapshot, settings: IndexSettings) -> None:
         self._snapshot, self._settings = snapshot, settings
         manifest = snapshot.manifest
-        self._graph = None
-        if manifest.kind == "hnsw":
-            self._graph = Graph.open(snapshot.version_dir / GRAPH, manifest.count, manifest.dim)
+        self._structure = _open_structure(snapshot, settings)
         self._info = IndexInfo(version=manifest.version, count=manifest.count, kind=manifest.kind)
 
     @property
@@ -77,12 +77,12 @@ class FaissIndex:
         return [self._hits(*found, floor) for found in zip(np.clip(similarities, -1, 1), rows, strict=True)]
 
     def nearest_rows(self, embeddings: NDArray[np.float32], k: int) -> NDArray[np.int64]:
-        """Return the rows `(n, min(k, count))` that this index finds nearest, by HNSW where it has a graph."""
+        """Return the rows `(n, min(k, count))` that this index finds nearest, by its structure where it has one."""
         with omp_threads(self._settings.search_threads):
             return self._nearest(self._checked(embeddings), min(k, self.manifest.count), None)[1]
 
     def exact_rows(self, embeddings: NDArray[np.float32], k: int) -> NDArray[np.int64]:
-        """Return the rows `(n, min(k, count))` that are nearest in truth, against which HNSW is measured."""
+        """Return the rows `(n, min(k, count))` that are nearest in truth, against which the others are measured."""
         with omp_threads(self._settings.search_threads):
             return exact_search(self.vectors, self._checked(embeddings), min(k, self.manifest.count), None)[1]
 
@@ -95,21 +95,22 @@ class FaissIndex:
         return np.ascontiguousarray(embeddings, dtype=np.float32)
 
     def _nearest(self, queries: NDArray[np.float32], k: int, qualifying: NDArray[np.bool_] | None) -> Found:
-        # A walk that keeps only k candidates finds the last of the k badly.
-        ef_search = max(self._settings.ef_search, 2 * k)
-        if self._graph is None or (qualifying is not None and exact_is_faster(qualifying, ef_search)):
-            return exact_search(self.vectors, queries, k, qualifying)
-        similarities, rows = self._graph.search(queries, k, qualifying, ef_search)
-        # The walk may end before it met k qualifying rows; the client was promised k when there are k.
-        short = np.flatnonzero((rows < 0).any(axis=1))
-        if len(short):
-            similarities[short], rows[short] = exact_search(self.vectors, queries[short], k, qualifying)
-        return similarities, rows
+        return nearest(self._structure, self.vectors, queries, k, qualifying)
 
     def _hits(self, similarities: NDArray[np.float32], rows: NDArray[np.int64], floor: float) -> list[Hit]:
         # FAISS pads short result lists with -1; a padded slot is not a hit.
         keep = (rows >= 0) & (similarities >= floor)
         return self.items.hits(rows[keep], similarities[keep])
+
+
+def _open_structure(snapshot: Snapshot, settings: IndexSettings) -> Structure | None:
+    manifest = snapshot.manifest
+    if manifest.kind == "flat":
+        return None
+    path = snapshot.version_dir / STRUCTURE_FILES[manifest.kind]
+    if manifest.kind == "hnsw":
+        return Graph.open(path, manifest.count, manifest.dim, settings.ef_search)
+    return InvertedLists.open(path, snapshot.vectors, settings.ivf_probes)
 
 
 def open_index(

@@ -1,7 +1,7 @@
 """Where the parts of an index folder lie, and which version is in use.
 
 index_dir/CURRENT                   the name of the published version, replaced atomically
-index_dir/versions/<version>/       manifest.json, vectors.npy, items.arrow, and hnsw.faiss where the kind is hnsw
+index_dir/versions/<version>/       manifest.json, vectors.npy, items.arrow, and hnsw.faiss or ivf.faiss, by the kind
 index_dir/embeddings/<embedder>/    embeddings of images that no published version holds yet
 index_dir/reports/                  what an ingest could not take, one JSON object a line
 index_dir/.lock                     held by the one writer

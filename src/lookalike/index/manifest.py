@@ -8,14 +8,16 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lookalike.errors import IndexDamaged, wrong_fields
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 1 knew neither inverted lists nor kinds that follow the count
 METRIC, DTYPE = "cosine", "float32"
 MANIFEST = "manifest.json"
 VECTORS = "vectors.npy"
 ITEMS = "items.arrow"
-GRAPH = "hnsw.faiss"
 
-Kind = Literal["flat", "hnsw"]
+Kind = Literal["flat", "hnsw", "ivf"]
+WantedKind = Literal["auto", "flat", "hnsw", "ivf"]
+# The file of each kind that has a structure of its own besides the embeddings.
+STRUCTURE_FILES: dict[Kind, str] = {"hnsw": "hnsw.faiss", "ivf": "ivf.faiss"}
 
 
 class _Strict(BaseModel):
@@ -30,11 +32,17 @@ class FileEntry(_Strict):
 
 
 class BuildSettings(_Strict):
-    """How the version was made; `preparation` says what was done to an image before it was embedded."""
+    """How the version was made.
+
+    `preparation` says what was done to an image before it was embedded; with `kind_by_count` each edit chooses the kind
+    anew.
+    """
 
     preparation: str = "none"
     hnsw_m: int | None = None
     ef_construction: int | None = None
+    # Left out where it is not so: the digest of a manifest of format 1, which lacks it, must stay what it was.
+    kind_by_count: Annotated[bool, Field(exclude_if=lambda value: not value)] = False
 
 
 class Manifest(_Strict):

@@ -51,12 +51,11 @@ def print_info(manifest: Manifest, layout: IndexLayout, as_json: bool) -> None:
         return
     table = Table(show_header=False, box=None)
     megabytes = sum(entry.bytes for entry in manifest.files.values()) / 1e6
-    graph = f" (M {manifest.build.hnsw_m}, efConstruction {manifest.build.ef_construction})"
     rows = {
         "version": manifest.version + (" (published)" if manifest.version == in_use else ""),
         "created": manifest.created,
         "items": str(manifest.count),
-        "kind": manifest.kind + (graph if manifest.kind == "hnsw" else ""),
+        "kind": _told_kind(manifest),
         "embedder": f"{manifest.embedder}, fingerprint {manifest.fingerprint}",
         "embeddings": f"{manifest.dim} x {manifest.dtype}, {manifest.metric}",
         "preparation": manifest.build.preparation,
@@ -69,8 +68,17 @@ def print_info(manifest: Manifest, layout: IndexLayout, as_json: bool) -> None:
     Console().print(table, highlight=False)
 
 
+def _told_kind(manifest: Manifest) -> str:
+    build, details = manifest.build, []
+    if manifest.kind == "hnsw":
+        details.append(f"M {build.hnsw_m}, efConstruction {build.ef_construction}")
+    if build.kind_by_count:
+        details.append("chosen by the count")
+    return manifest.kind + (f" ({'; '.join(details)})" if details else "")
+
+
 def print_recall(report: RecallReport, kind: str) -> None:
-    """Print how HNSW compares with exact search."""
+    """Print how the search compares with exact search."""
     typer.echo(
         f"ann_recall_at_{report.k} {report.ann_recall_at_k:.4f} over {report.queries} queries; "
         f"{kind} p50 {report.p50_ms:.2f} ms, exact p50 {report.exact_p50_ms:.2f} ms"

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from lookalike.errors import IndexDamaged, IndexMismatch
 from lookalike.index.items import Items
-from lookalike.index.manifest import DTYPE, GRAPH, ITEMS, METRIC, VECTORS, Manifest, read_manifest
+from lookalike.index.manifest import DTYPE, ITEMS, METRIC, STRUCTURE_FILES, VECTORS, Manifest, read_manifest
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def check_sizes(version_dir: Path, manifest: Manifest) -> None:
     Raises:
         IndexDamaged: naming the file.
     """
-    needed = {VECTORS, ITEMS} | ({GRAPH} if manifest.kind == "hnsw" else set())
+    needed = {VECTORS, ITEMS} | ({STRUCTURE_FILES[manifest.kind]} if manifest.kind in STRUCTURE_FILES else set())
     if unlisted := needed - manifest.files.keys():
         raise IndexDamaged(f"index version {manifest.version}: the manifest lacks {', '.join(sorted(unlisted))}")
     for name, entry in manifest.files.items():

@@ -1,4 +1,4 @@
-"""Whether a version is whole, byte by byte, and how close its HNSW search comes to exact search."""
+"""Whether a version is whole, byte by byte, and how close its search comes to exact search."""
 
 import time
 from collections.abc import Callable
@@ -54,7 +54,7 @@ def _check_norms(snapshot: Snapshot) -> None:
 
 @dataclass(frozen=True)
 class RecallReport:
-    """How HNSW compares with exact search over `queries` queries; latencies are of one query in this process."""
+    """How a search compares with exact search over `queries` queries; latencies are of one query in this process."""
 
     k: int
     queries: int

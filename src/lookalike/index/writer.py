@@ -4,7 +4,7 @@ import fcntl
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from io import TextIOWrapper
 from pathlib import Path
@@ -15,17 +15,30 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lookalike.errors import IndexBusy, SetupError
+from lookalike.index.choice import choose_index_kind
 from lookalike.index.durable import fsync_path, sha256_of, told_when_full
 from lookalike.index.hnsw import build_graph
 from lookalike.index.items import ItemRecord, write_items
+from lookalike.index.ivf import build_lists
 from lookalike.index.layout import IndexLayout, version_number
-from lookalike.index.manifest import GRAPH, ITEMS, MANIFEST, VECTORS, BuildSettings, FileEntry, Kind, Manifest
+from lookalike.index.manifest import (
+    ITEMS,
+    MANIFEST,
+    STRUCTURE_FILES,
+    VECTORS,
+    BuildSettings,
+    FileEntry,
+    Manifest,
+    WantedKind,
+)
 from lookalike.index.snapshot import Snapshot, open_snapshot
 from lookalike.index.store import KnownEmbeddings
 from lookalike.index.verify import verify_snapshot
 
 _BLOCK_ROWS = 2048
 _TEMPORARY = ".tmp-"
+_BUILDERS = {"hnsw": build_graph, "ivf": build_lists}
+_DISK_COPIES = {"flat": 1, "hnsw": 2.2, "ivf": 1.2}  # what a version needs, in sizes of vectors.npy
 
 
 @dataclass(frozen=True)
@@ -35,9 +48,16 @@ class Draft:
     embedder: str
     fingerprint: str
     dim: int
-    kind: Kind
+    kind: WantedKind
     build: BuildSettings
     records: Sequence[ItemRecord]
+
+    def settled(self) -> "Draft":
+        """Return the draft with its kind chosen, where the kind follows the count."""
+        if self.kind != "auto" and not self.build.kind_by_count:
+            return self
+        kind = choose_index_kind(len(self.records), self.dim, before="flat" if self.kind == "auto" else self.kind)
+        return replace(self, kind=kind, build=self.build.model_copy(update={"kind_by_count": True}))
 
 
 class IndexWriter:
@@ -91,6 +111,7 @@ class IndexWriter:
         Raises:
             SetupError: no space is left; the version in use stays.
         """
+        draft = draft.settled()
         aside = self.layout.versions_dir / f"{_TEMPORARY}{os.getpid()}"
         aside.mkdir()
         try:
@@ -99,8 +120,7 @@ class IndexWriter:
                 files, attributes = _write_rows(aside, draft, known)
                 if base is not None and _same(base.manifest, draft, files):
                     return base.manifest, False
-                if draft.kind == "hnsw":
-                    files[GRAPH] = _write_graph(aside, draft, base)
+                files |= _write_structure(aside, draft, base)
                 return self._publish(aside, _manifest(draft, files, attributes)), True
         finally:
             shutil.rmtree(aside, ignore_errors=True)
@@ -131,8 +151,7 @@ class IndexWriter:
         return manifest
 
     def _check_space(self, draft: Draft) -> None:
-        copies = 2 if draft.kind == "hnsw" else 1
-        needed = copies * len(draft.records) * draft.dim * 4
+        needed = _DISK_COPIES[draft.kind] * len(draft.records) * draft.dim * 4
         free = shutil.disk_usage(self.layout.index_dir).free
         if needed > free:
             raise SetupError(
@@ -174,19 +193,22 @@ def _blocks(keys: Sequence[bytes], known: KnownEmbeddings) -> Iterator[memoryvie
         yield known.gather(keys[start : start + _BLOCK_ROWS]).data
 
 
-def _write_graph(aside: Path, draft: Draft, base: Snapshot | None) -> FileEntry:
+def _write_structure(aside: Path, draft: Draft, base: Snapshot | None) -> dict[str, FileEntry]:
+    if draft.kind == "auto" or draft.kind not in STRUCTURE_FILES:
+        return {}
+    name = STRUCTURE_FILES[draft.kind]
     vectors: NDArray[np.float32] = np.zeros((0, draft.dim), dtype=np.float32)
     if draft.records:
         vectors = np.load(aside / VECTORS, mmap_mode="r", allow_pickle=False)
-    extend = base.version_dir / GRAPH if base is not None and _extends(base, draft) else None
-    build_graph(aside / GRAPH, vectors, draft.build, extend)
-    return _entry(aside / GRAPH)
+    extend = base.version_dir / name if base is not None and _extends(base, draft) else None
+    _BUILDERS[draft.kind](aside / name, vectors, draft.build, extend)
+    return {name: _entry(aside / name)}
 
 
 def _extends(base: Snapshot, draft: Draft) -> bool:
-    """Tell whether the first rows of `draft` are those of `base`, so that its graph can grow."""
+    """Tell whether the first rows of `draft` are those of `base`, so that its structure can grow."""
     manifest = base.manifest
-    if (manifest.kind, manifest.fingerprint, manifest.build) != ("hnsw", draft.fingerprint, draft.build):
+    if (manifest.kind, manifest.fingerprint, manifest.build) != (draft.kind, draft.fingerprint, draft.build):
         return False
     before = [record.content_sha256 for record in base.items.records()]
     return before == [record.content_sha256 for record in draft.records[: len(before)]]
@@ -203,6 +225,7 @@ def _same(manifest: Manifest, draft: Draft, files: dict[str, FileEntry]) -> bool
 
 
 def _manifest(draft: Draft, files: dict[str, FileEntry], attributes: Iterable[str]) -> Manifest:
+    assert draft.kind != "auto"
     return Manifest(
         version="",
         created=datetime.now(UTC).isoformat(timespec="seconds"),

@@ -1,0 +1,109 @@
+"""Approximate search by inverted lists of short codes, whose candidates are compared again by their embeddings.
+
+The lists are FAISS's IVF; the codes RaBitQ's ("RaBitQ", Gao and Long, 2024, https://arxiv.org/abs/2405.12497), of two
+bits a dimension: they need no codebook, and FAISS compares 32 of them at a time (docs/adr/0008).
+"""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import faiss as typed_faiss
+import numpy as np
+from numpy.typing import NDArray
+
+from lookalike.index.exact import Found, RowSelector
+from lookalike.index.manifest import BuildSettings
+from lookalike.index.structures import add_rows, read_structure, write_structure
+
+faiss: Any = typed_faiss  # its stubs leave out half of the classes
+
+_CODE_BITS = 2
+_TRAIN_ROWS_PER_LIST, _TRAIN_ROUNDS = 64, 10  # k-means; more of either found no more
+_MOST_LISTS = 1 << 16
+_CANDIDATES, _CANDIDATES_PER_K = 100, 10
+_ROWS_PER_K = 50  # rows that are looked through for each hit that is wanted, at least
+_EXACT_ROWS_PER_SCANNED = 0.1  # what looking through a row takes, in exact comparisons of one
+
+
+def lists_for(count: int) -> int:
+    """Return how many lists `count` embeddings are laid into: the power of two next to twice their root.
+
+    It changes only where a catalogue has grown fourfold; in between, `add` extends the lists that are there.
+    """
+    some = max(1, count)
+    return min(_MOST_LISTS, some, 1 << round(math.log2(2 * math.sqrt(some))))
+
+
+def build_lists(path: Path, vectors: NDArray[np.float32], build: BuildSettings, extend: Path | None) -> None:
+    """Write the lists of `vectors` `(count, dim)` to `path`; `extend` has the lists of their first rows, if any."""
+    index = None if extend is None else faiss.read_index(str(extend))
+    if index is None or index.nlist != lists_for(len(vectors)):
+        index = _trained(vectors)
+    add_rows(index, vectors)
+    write_structure(index, path)
+
+
+def _trained(vectors: NDArray[np.float32]) -> Any:
+    """Return empty lists whose centres were found by k-means over a sample of `vectors`."""
+    count, dim = vectors.shape
+    lists = lists_for(count)
+    index = faiss.index_factory(dim, f"IVF{lists},RaBitQfs{_CODE_BITS}", faiss.METRIC_INNER_PRODUCT)
+    index.cp.niter, index.cp.min_points_per_centroid = _TRAIN_ROUNDS, 1
+    index.train(_sample(vectors, _TRAIN_ROWS_PER_LIST * lists) if count else np.zeros((1, dim), dtype=np.float32))
+    return index
+
+
+def _sample(vectors: NDArray[np.float32], rows: int) -> NDArray[np.float32]:
+    chosen = np.random.default_rng(0).choice(len(vectors), min(rows, len(vectors)), replace=False)
+    return np.ascontiguousarray(vectors[np.sort(chosen)])
+
+
+class InvertedLists:
+    """Opened lists (a `Structure`); the codes lie in this process's memory, the embeddings stay mapped."""
+
+    def __init__(self, index: Any, vectors: NDArray[np.float32], probes: int) -> None:
+        self._index, self._vectors, self._probes = index, vectors, probes
+
+    @classmethod
+    def open(cls, path: Path, vectors: NDArray[np.float32], probes: int) -> "InvertedLists":
+        """Read the lists over `vectors` `(count, dim)`; of each search `probes` lists are looked through.
+
+        Raises:
+            IndexDamaged: they are no lists of so many embeddings by inner product.
+        """
+        return cls(read_structure(path, faiss.IndexIVFRaBitQFastScan, *vectors.shape), vectors, probes)
+
+    def search(self, queries: NDArray[np.float32], k: int, qualifying: NDArray[np.bool_] | None) -> Found:
+        """Look through the nearest lists and compare the best candidates exactly, as `Structure.search`."""
+        candidates = min(_CANDIDATES + _CANDIDATES_PER_K * k, len(self._vectors))
+        parameters = faiss.SearchParametersIVF(nprobe=self._lists(k, 1.0))
+        if qualifying is not None:
+            chosen = RowSelector(qualifying)
+            # The fewer rows qualify, the farther away are the nearest of them.
+            share = max(1, int(qualifying.sum())) / len(qualifying)
+            parameters = faiss.SearchParametersIVF(sel=chosen.selector, nprobe=self._lists(k, share))
+        rows = self._index.search(queries, candidates, params=parameters)[1]
+        return best_of(self._vectors, queries, rows, k)
+
+    def exact_is_faster(self, qualifying: NDArray[np.bool_], k: int) -> bool:
+        """Compare the two costs, as `Structure.exact_is_faster`."""
+        scanned = self._lists(k, 1.0) * len(qualifying) / self._index.nlist
+        return bool(int(qualifying.sum()) ** 2 <= _EXACT_ROWS_PER_SCANNED * scanned * len(qualifying))
+
+    def _lists(self, k: int, share: float) -> int:
+        lists: int = self._index.nlist
+        enough = _ROWS_PER_K * k * lists / max(1, len(self._vectors))
+        return min(lists, math.ceil(max(self._probes, enough) / share))
+
+
+def best_of(vectors: NDArray[np.float32], queries: NDArray[np.float32], candidates: NDArray[np.int64], k: int) -> Found:
+    """Return the `k` nearest of each query's `candidates` `(n, c)` by their embeddings; short lists end in rows -1."""
+    similarities = np.full((len(queries), k), -np.inf, dtype=np.float32)
+    rows = np.full((len(queries), k), -1, dtype=np.int64)
+    for slot, (query, row) in enumerate(zip(queries, candidates, strict=True)):
+        near = np.sort(row[row >= 0])  # in the order on disk
+        found = vectors[near] @ query
+        order = np.argsort(-found, kind="stable")[:k]
+        similarities[slot, : len(order)], rows[slot, : len(order)] = found[order], near[order]
+    return similarities, rows

@@ -1,0 +1,96 @@
+"""The kind of index that serves a catalogue: the rule, and what edits make of it."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from lookalike.config import IndexSettings
+from lookalike.index import choice, writer
+from lookalike.index.choice import choose_index_kind
+from lookalike.index.edits import IndexEditor
+from lookalike.index.faiss_index import open_index
+from lookalike.index.ivf import lists_for
+from lookalike.index.manifest import Kind, Manifest
+from lookalike.index.verify import measure_recall
+from tests.colour_embedder import ColourEmbedder, catalogue_of
+
+
+@pytest.mark.parametrize(
+    ("count", "dim", "kind"),
+    [
+        (0, 512, "flat"),
+        (27_000, 512, "flat"),
+        (29_000, 512, "ivf"),
+        (11_000, 1280, "flat"),
+        (12_000, 1280, "ivf"),
+        (10_000_000, 64, "ivf"),
+    ],
+)
+def test_exact_search_serves_while_it_takes_no_longer_than_its_budget(count: int, dim: int, kind: Kind) -> None:
+    assert choose_index_kind(count, dim) == kind
+
+
+def test_a_catalogue_near_the_limit_does_not_change_its_kind_at_every_edit() -> None:
+    limit = int(choice.EXACT_BUDGET_MS * 1e6 / choice.EXACT_NS_PER_NUMBER / 512)
+    assert [choose_index_kind(limit + more, 512, "flat") for more in (0, 1)] == ["flat", "ivf"]
+    assert [choose_index_kind(count, 512, "ivf") for count in (limit, limit // 2 + 1)] == ["ivf", "ivf"]
+    assert choose_index_kind(limit // 2 - 1, 512, "ivf") == "flat"
+
+
+@pytest.mark.parametrize(("count", "lists"), [(0, 1), (1, 1), (3, 3), (10_000, 256), (100_000, 512), (1_000_000, 2048)])
+def test_lists_grow_with_the_root_of_the_count(count: int, lists: int) -> None:
+    assert lists_for(count) == lists
+
+
+@pytest.fixture
+def limit_of_20(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let `auto` leave exact search above 20 items, and come back to it at 10."""
+
+    def choose(count: int, dim: int, before: Kind = "flat") -> Kind:
+        return "flat" if count <= (10 if before == "ivf" else 20) else "ivf"
+
+    monkeypatch.setattr(writer, "choose_index_kind", choose)
+
+
+def edited(tmp_path: Path, count: int, kind: str) -> IndexEditor:
+    editor = IndexEditor(tmp_path / "index", IndexSettings.model_validate({"kind": kind}))
+    editor.build(catalogue_of(tmp_path, count), ColourEmbedder())
+    return editor
+
+
+def published(tmp_path: Path) -> Manifest:
+    return open_index(tmp_path / "index").manifest
+
+
+@pytest.mark.usefixtures("limit_of_20")
+def test_an_index_of_the_automatic_kind_follows_its_count(tmp_path: Path) -> None:
+    editor = edited(tmp_path, 15, "auto")
+    assert (published(tmp_path).kind, "ivf.faiss" in published(tmp_path).files) == ("flat", False)
+    editor.add(catalogue_of(tmp_path, 25), ColourEmbedder())
+    assert (published(tmp_path).kind, "ivf.faiss" in published(tmp_path).files) == ("ivf", True)
+    editor.remove([f"item-{number}" for number in range(10)])
+    assert published(tmp_path).kind == "ivf"  # 15 again, and not yet worth a change
+    editor.remove([f"item-{number}" for number in range(10, 16)])
+    assert (published(tmp_path).kind, published(tmp_path).count) == ("flat", 9)
+    assert published(tmp_path).build.kind_by_count
+
+
+@pytest.mark.usefixtures("limit_of_20")
+@pytest.mark.parametrize("kind", ["flat", "hnsw", "ivf"])
+def test_a_kind_that_was_asked_for_stays(tmp_path: Path, kind: str) -> None:
+    editor = edited(tmp_path, 15, kind)
+    IndexEditor(tmp_path / "index", IndexSettings()).add(catalogue_of(tmp_path, 25), ColourEmbedder())
+    assert published(tmp_path).kind == kind
+    editor.remove([f"item-{number}" for number in range(20)])
+    assert (published(tmp_path).kind, published(tmp_path).count) == (kind, 5)
+
+
+def test_inverted_lists_answer_also_when_every_item_was_removed(tmp_path: Path) -> None:
+    editor = edited(tmp_path, 3, "ivf")
+    editor.remove(["item-0", "item-1", "item-2"])
+    query: NDArray[np.float32] = np.ones((1, ColourEmbedder().dim), dtype=np.float32)
+    assert open_index(tmp_path / "index").search(query, 5) == [[]]
+    editor.add(catalogue_of(tmp_path, 4), ColourEmbedder())
+    assert measure_recall(open_index(tmp_path / "index"), queries=4, k=2).ann_recall_at_k == 1.0
