@@ -134,9 +134,11 @@ def _own_memory_mb() -> float:
     return int(fields["RssAnon"].split()[0]) / 1000
 
 
-def _in_own_process(name: str, distribution: str, count: int, dim: int, folder: Path, result: Path) -> None:
-    measured = measure(name, distribution, count, dim, folder)
-    result.write_text(measured.model_dump_json(indent=2))
+def _in_own_process(name: str, distribution: str, count: int, dim: int, folder: Path, result: Path | None) -> None:
+    if result is None:
+        build_once(name, folder, open_vectors(folder, distribution, count, dim)[0])
+    else:
+        result.write_text(measure(name, distribution, count, dim, folder).model_dump_json(indent=2))
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -153,7 +155,8 @@ def run(arguments: argparse.Namespace) -> int:
                 elif arguments.again or not result.exists():
                     folder.mkdir(parents=True, exist_ok=True)
                     print(f"{name}, {count} x {arguments.dim}, {distribution}", flush=True)
-                    if not _measured_apart(name, distribution, count, arguments.dim, folder, result):
+                    into = None if arguments.build_only else result
+                    if not _done_apart(name, distribution, count, arguments.dim, folder, into):
                         failed.append(f"{name} at {count}")
     paths = sorted(arguments.out.glob("*/measured-*.json"))
     results = [Measured.model_validate_json(path.read_text()) for path in paths]
@@ -166,7 +169,7 @@ def run(arguments: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
-def _measured_apart(name: str, distribution: str, count: int, dim: int, folder: Path, result: Path) -> bool:
+def _done_apart(name: str, distribution: str, count: int, dim: int, folder: Path, result: Path | None) -> bool:
     # A process of its own: memory is then the engine's, and an engine that dies takes nothing along.
     process = multiprocessing.get_context("spawn").Process(
         target=_in_own_process, args=(name, distribution, count, dim, folder, result)
@@ -184,6 +187,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--distributions", nargs="+", choices=DISTRIBUTIONS, default=["real"])
     parser.add_argument("--engines", nargs="+", choices=list(ENGINES), default=list(ENGINES))
     parser.add_argument("--out", type=Path, default=Path("var/bench/index"))
+    parser.add_argument("--build-only", action="store_true", help="build now, while the machine is busy; measure later")
     parser.add_argument("--again", action="store_true", help="measure anew; indexes that are built are kept")
     parser.add_argument("--report", action="store_true", help="only report what was measured before")
     return exit_status(lambda: run(parser.parse_args(argv)))
