@@ -80,6 +80,10 @@ class RouterSettings(Settings):
     lookup_ms: Annotated[float, Field(gt=0)] = 1000
     describe_from: Literal["embedder", "crop"] = "embedder"
     min_detection_score: Annotated[float, Field(ge=0, le=1)] = 0.15
+    # A JPEG is decoded no larger than the networks can see: this many pixels along the shortest edge of the photo for
+    # the detector, and of the subject for the embedder.
+    look_px: Annotated[int, Field(ge=1)] = 640
+    crop_px: Annotated[int, Field(ge=1)] = 256
     max_connections: Annotated[int, Field(ge=1)] = 64
     threads: Annotated[int, Field(ge=1)] = 4  # for decoding and look-ups, which release the GIL
     index_poll_s: Annotated[float, Field(gt=0)] = 1.0

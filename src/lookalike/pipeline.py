@@ -10,7 +10,7 @@ from PIL import Image
 from lookalike.clients import EmbeddedCrops, ModelClient
 from lookalike.config import RouterSettings
 from lookalike.errors import IndexMismatch, ServiceError
-from lookalike.images import DecodedImage, crop_box, decode_image
+from lookalike.images import DecodedImage, decode_image, shortest_edge
 from lookalike.index.protocol import VectorIndex
 from lookalike.schemas import (
     Box,
@@ -72,14 +72,15 @@ class SearchPipeline:
         timer = timer or StageTimer()
         index = self._index()  # held to the end: a version that is swapped in meanwhile serves the next request
         with timer.stage("decode"):
-            image = await self._in_thread(deadline, "decode", decode_image, request.image, self._settings.limits)
+            least_px = self._settings.look_px if _needs_detector(request) else self._settings.crop_px
+            image = await self._decode(request, deadline, "decode", least_px, request.box)
         with timer.stage("detect"):
             detections = await self._detect(request, image, deadline)
         subjects = select_subjects(
-            detections, request.box, image.pixels.size, request.subjects, self._settings.min_detection_score
+            detections, request.box, image.size, request.subjects, self._settings.min_detection_score
         )
         with timer.stage("crop"):
-            crops = [crop_box(image.pixels, subject.box) for subject in subjects]
+            crops = await self._crops(request, image, [subject.box for subject in subjects], deadline)
         descriptions, hits = await self._describe_and_look_up(request, crops, index, deadline, timer)
         results = _results(subjects, descriptions, hits)
         best = max(results, key=lambda result: result.hits[0].similarity if result.hits else -1.0)
@@ -95,10 +96,27 @@ class SearchPipeline:
         )
 
     async def _detect(self, request: SearchRequest, image: DecodedImage, deadline: Deadline) -> list[Detection]:
-        if request.crop == "none" or request.box is not None:
+        if not _needs_detector(request):
             return []
         work = self._models.detect(image.pixels, deadline)
-        return await deadline.bound("detect", work, self._settings.detect_ms)
+        found = await deadline.bound("detect", work, self._settings.detect_ms)
+        if image.pixels.size == image.size:
+            return found
+        return [detection.model_copy(update={"box": image.box_from_pixels(detection.box)}) for detection in found]
+
+    async def _crops(
+        self, request: SearchRequest, image: DecodedImage, boxes: Sequence[Box], deadline: Deadline
+    ) -> list[Image.Image]:
+        """Cut the boxes out; for a small one in a large photo the photo is decoded once more, with more pixels."""
+        smallest = min(boxes, key=shortest_edge)
+        if not image.shows(smallest, self._settings.crop_px):
+            image = await self._decode(request, deadline, "crop", self._settings.crop_px, smallest)
+        return [image.crop(box) for box in boxes]
+
+    async def _decode(
+        self, request: SearchRequest, deadline: Deadline, stage: str, least_px: int, box: Box | None
+    ) -> DecodedImage:
+        return await self._in_thread(deadline, stage, decode_image, request.image, self._settings.limits, least_px, box)
 
     async def _describe_and_look_up(
         self,
@@ -171,6 +189,10 @@ class SearchPipeline:
     async def _in_thread(self, deadline: Deadline, stage: str, function: Callable[..., T], *args: object) -> T:
         work = asyncio.get_running_loop().run_in_executor(self._executor, function, *args)
         return await deadline.bound(stage, work, self._settings.lookup_ms if stage == "lookup" else None)
+
+
+def _needs_detector(request: SearchRequest) -> bool:
+    return request.crop != "none" and request.box is None
 
 
 def _results(

@@ -46,9 +46,11 @@ class ColourModels:
         self.describe_error: Exception | None = None
         self.embedder_describes = True
         self.calls: list[str] = []
+        self.seen: list[tuple[int, int]] = []  # the sizes of what the detector was given, and of the crops
 
     async def detect(self, image: Image.Image, deadline: Deadline) -> list[Detection]:
         self.calls.append("detect")
+        self.seen.append(image.size)
         await asyncio.sleep(self.detect_s)
         ink = (np.asarray(image) < 250).any(axis=2)
         columns = np.flatnonzero(np.diff(np.concatenate([[0], ink.any(axis=0), [0]])))
@@ -61,6 +63,7 @@ class ColourModels:
 
     async def embed(self, crops: Sequence[Image.Image], deadline: Deadline, describe: bool = False) -> EmbeddedCrops:
         self.calls.append("embed and describe" if describe else "embed")
+        self.seen += [crop.size for crop in crops]
         embeddings = self.embedder.embed(np.stack([self.embedder.prepare(crop) for crop in crops]))
         descriptions = described(embeddings) if describe and self.embedder_describes else None
         return EmbeddedCrops(embeddings, self.embedder.fingerprint, descriptions)
@@ -170,6 +173,36 @@ async def test_crop_none_searches_the_whole_image(search, models: ColourModels) 
     assert response.subject.source == "whole_image"
     assert response.hits[0].item_id == "yellow"
     assert "detect" not in models.calls
+
+
+def large_photo(patch: tuple[int, int, int, int]) -> bytes:
+    canvas = Image.new("RGB", (3200, 2560), "white")
+    canvas.paste(COLOURS["blue"], patch)
+    buffer = io.BytesIO()
+    canvas.save(buffer, "JPEG", quality=95)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("patch", "crop", "seen"),
+    [
+        # A quarter of the photo has 640 px for the detector, and 256 px of the subject.
+        ((640, 640, 1664, 1664), "auto", [(800, 640), (256, 256)]),
+        ((640, 640, 1216, 1664), "auto", [(800, 640), (288, 512)]),  # half of it
+        ((640, 640, 768, 1664), "auto", [(800, 640), (128, 1024)]),  # every pixel there is
+        ((640, 640, 1664, 1664), "none", [(400, 320)]),
+    ],
+)
+async def test_a_large_jpeg_is_decoded_as_far_as_the_networks_see(search, models: ColourModels, patch, crop, seen):
+    response = await search(large_photo(patch), crop=crop, top_k=1)
+    assert models.seen == seen
+    assert (response.image.width, response.image.height) == (3200, 2560)
+    assert response.subject.box == (patch if crop == "auto" else (0, 0, 3200, 2560))
+
+
+async def test_the_pixels_of_a_client_box_are_decoded_at_once(search, models: ColourModels) -> None:
+    response = await search(large_photo((640, 640, 1664, 1664)), box=(640, 640, 1664, 1664), top_k=1)
+    assert (models.seen, response.hits[0].item_id) == ([(256, 256)], "blue")
 
 
 async def test_nothing_detected_falls_back_to_the_whole_image(search) -> None:

@@ -120,6 +120,8 @@ def test_a_runs_weights_are_measured_by_split_and_the_worst_are_drawn(
     assert evaluate_detector.main([*arguments, "--split", "train", "--worst", str(tmp_path / "worst.png")]) == 0
     assert "| one | 8 |" in capsys.readouterr().out
     assert (tmp_path / "worst.png").stat().st_size > 1000
+    assert evaluate_detector.main([*arguments, "--split", "train", "--enlarge-px", "700"]) == 0
+    assert "| one | 8 |" in capsys.readouterr().out
 
 
 def test_only_a_confident_box_without_a_rival_teaches() -> None:
