@@ -40,7 +40,6 @@ from training.networks import with_weights
 from training.own_log import exit_status
 
 _VAL_BATCH = 128
-
 _log = logging.getLogger(__name__)
 
 
@@ -87,6 +86,7 @@ class Training:
         self._rows = np.repeat(np.arange(len(data.train)), data.copies)
         self.progress = Progress()
         self._sum = 0.0  # of the epoch's losses
+        self._scores: dict[str, Score] = {}  # of the network as it is, once it was measured
         self._resume()
 
     @property
@@ -161,6 +161,7 @@ class Training:
             raise SetupError(f"the loss is {value} at step {step}: lower network.learning_rate")
         self.optimiser.step()
         self.ema.update_parameters(self.network)
+        self._scores = {}
         return value
 
     def _loss(self, logits: dict[str, Tensor], rows: Tensor, taught: dict[str, Tensor] | None) -> Tensor:
@@ -176,15 +177,16 @@ class Training:
     @torch.no_grad()
     def scores(self) -> dict[str, Score]:
         """Return the averaged network's scores on val by attribute, at the size that is served."""
+        if self._scores:
+            return self._scores
         self.ema.module.eval()
         chunks = self.data.val.pixels.split(_VAL_BATCH)
         guesses = [{k: v.argmax(1).cpu() for k, v in self.ema.module(c.to(self.device)).items()} for c in chunks]
-        scores = {}
         for name, truth in self.data.classes(self.data.val).items():
             known = torch.tensor([bool(row.values[name]) for row in self.data.val.rows])
             guessed = torch.cat([guess[name] for guess in guesses])
-            scores[name] = score_of(guessed[known].numpy(), truth[known].numpy())
-        return scores
+            self._scores[name] = score_of(guessed[known].numpy(), truth[known].numpy())
+        return self._scores
 
     def measure(self) -> dict[str, float]:
         """Return the averaged network's accuracy on val by attribute."""

@@ -97,7 +97,10 @@ class Comparison:
         """Train and measure one variant after the other."""
         for variant in variants_of(self._recipe):
             result = self._result(variant)
-            _log.info("%s: fitted in %.0f ms", result.title, result.fit_ms)
+            accuracy = np.mean([score.accuracy for score in result.scores["val"].values()])
+            _log.info(
+                "%s: fitted in %.0f ms, mean accuracy on val %.2f %%", result.title, result.fit_ms, 100 * accuracy
+            )
             yield result
 
     def _result(self, variant: Variant) -> Result:
