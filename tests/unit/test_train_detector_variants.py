@@ -21,6 +21,7 @@ from training.detector.blend import BLENDED, blend, blend_run, smallest_share  #
 from training.detector.curves import (  # noqa: E402
     draw_learning,
     draw_shares,
+    draw_trials,
     fold_table,
     fold_variants,
     share_variants,
@@ -120,6 +121,10 @@ def test_a_later_stage_begins_with_the_best_of_the_one_before(data: Path, tmp_pa
     )
     assert narrow.trials[0].params == wide.best_params
     assert narrow.best_value >= wide.best_value
+    draw_trials(out, tmp_path / "trials.png")
+    assert (tmp_path / "trials.png").stat().st_size > 1000
+    with pytest.raises(SetupError, match="no search"):
+        draw_trials(tmp_path, tmp_path / "none.png")
 
 
 def test_a_trial_that_diverges_is_passed_over_and_a_stage_of_nothing_else_is_an_error(

@@ -84,6 +84,8 @@ def test_a_checkpoint_of_other_settings_is_named(data: LearningSet, tmp_path: Pa
     training(config, data, tmp_path).run(stop_after_steps=1)
     with pytest.raises(SetupError, match=CHECKPOINT):
         training(small_config(trained="heads", dropout=0.5), data, tmp_path)
+    with pytest.raises(SetupError, match=CHECKPOINT):
+        training(config, data.part(0.5, seed=1), tmp_path)
 
 
 @pytest.mark.parametrize(("trained", "changed"), [("heads", []), ("blocks.6", ["blocks.6", "bn2", "conv_head"])])
@@ -279,6 +281,10 @@ def test_ways_to_train_are_compared_and_a_killed_comparison_goes_on(
     ways = comparison().results()
     first = next(ways)
     ways.close()  # killed after the first
+    # What is done is read, not measured again.
+    with monkeypatch.context() as nothing_measured:
+        nothing_measured.setattr(MetadataNetwork, "forward", None)
+        assert next(comparison().results()) == first
     results = list(comparison().results())
     assert [result.title for result in results] == [variant.title for variant in compare_networks.variants(True)]
     assert results[0].scores == first.scores

@@ -21,7 +21,7 @@ from lookalike.errors import LookalikeError, SetupError
 from lookalike.images import decode_image
 from lookalike.preprocessing import Preprocess
 from training.metadata.config import TrainingConfig
-from training.metadata.data import ImageFiles, Row, ZipImages, class_numbers, label_lists, read_rows
+from training.metadata.data import ImageFiles, Row, ZipImages, class_numbers, label_lists, random_part, read_rows
 from training.metadata.network import halved
 from training.metadata.sets import SPLITS, is_fitted_on
 
@@ -69,10 +69,7 @@ class LearningSet:
         Raises:
             SetupError: for a share that is not above 0 and at most 1.
         """
-        if not 0 < share <= 1:
-            raise SetupError(f"a share of {share:g} of the train pictures: it must be above 0 and at most 1")
-        dice = np.random.default_rng(seed)
-        kept = np.sort(dice.permutation(len(self.train))[: max(1, round(share * len(self.train)))])
+        kept = random_part(len(self.train), share, seed)
         train = Pictures([self.train.rows[number] for number in kept], self.train.pixels[torch.from_numpy(kept)])
         return replace(self, train=train, copies=self.copies[kept])
 
