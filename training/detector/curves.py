@@ -31,7 +31,7 @@ from training.train_detector import CHECKPOINT, Training
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
-from matplotlib.ticker import NullFormatter
+from matplotlib.ticker import NullFormatter, NullLocator
 
 FOLDS_TABLE = "folds.json"
 SHARES_TABLE = "shares.json"
@@ -92,7 +92,10 @@ def draw_shares(figures: Mapping[str, Mapping[str, float]], path: Path) -> None:
         width = 3 if name == "val_iou" else 1
         right.plot(shares, [row[name] for row in figures.values()], "o-", label=name, linewidth=width)
     right.set(xlabel="share of the training photos", ylabel="validation IoU", xscale="log")
-    right.legend(fontsize="small")
+    for axis in (left, right):
+        axis.set_xticks(shares, [f"{share:g}" for share in shares])
+        axis.xaxis.set_minor_locator(NullLocator())
+    canvas.legend(loc="outside right center", fontsize="small")
     canvas.savefig(path, dpi=110)
     plt.close(canvas)
 
@@ -116,7 +119,7 @@ def draw_learning(run_dir: Path, path: Path) -> None:
     for name in sorted(name for name in history[0] if name.startswith("val")):
         right.plot(epochs, [row[name] for row in history], "o-", label=name, linewidth=3 if name == "val_iou" else 1)
     right.set(xlabel="epoch", ylabel="validation IoU")
-    right.legend(fontsize="small")
+    canvas.legend(loc="outside right center", fontsize="small")
     canvas.savefig(path, dpi=110)
     plt.close(canvas)
 
