@@ -146,7 +146,7 @@ def _detector(options: argparse.Namespace) -> Detector:
 
     if options.threads:
         torch.set_num_threads(options.threads)
-    return detector_from_weights(options.weights, load_config(options.config).preprocess)
+    return detector_from_weights(options.weights, load_config(options.config))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
