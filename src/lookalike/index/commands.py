@@ -138,8 +138,17 @@ def search(
 
 
 @app.command()
-def use(version: Annotated[str, typer.Argument(help="A version on disk.")], index_dir: IndexDir = INDEX_DIR) -> None:
-    """Publish a version again that is still on disk: the way back after a bad build."""
+def use(
+    version: Annotated[str, typer.Argument(help="A version that is still there.")],
+    index_dir: IndexDir = INDEX_DIR,
+    at: Annotated[str | None, typer.Option("--at", metavar="URL", help="A store, in place of the folder.")] = None,
+) -> None:
+    """Publish a version again that is still there: the way back after a bad build."""
+    if at is not None:
+        from lookalike.delivery.index_store import use_again  # it stands on this module
+
+        typer.echo(f"{use_again(at, version).version} is in use at {at}")
+        return
     IndexLayout(index_dir).version_dir(version)  # asked before the writer makes its folders
     with IndexWriter(index_dir) as writer:
         typer.echo(f"{writer.use(version).version} is in use")
