@@ -234,9 +234,10 @@ def open_store(url: str, settings: StoreSettings | None = None) -> Store:
 def _options(url: str, settings: StoreSettings) -> dict[str, Any]:
     if not url.startswith(("s3://", "s3a://")):
         return {}
-    # No listing is kept: what another process has put must be seen.
+    # Nothing is kept between calls: what another process has put, and another endpoint, must be seen.
     timeouts = {"connect_timeout": settings.timeout_s, "read_timeout": settings.timeout_s}
-    return {"use_listings_cache": False, "config_kwargs": {**timeouts, "retries": {"max_attempts": 0}}}
+    fresh = {"use_listings_cache": False, "skip_instance_cache": True}
+    return {**fresh, "config_kwargs": {**timeouts, "retries": {"max_attempts": 0}}}
 
 
 def _protocols(filesystem: Any) -> set[str]:
