@@ -1,22 +1,46 @@
 """The commands that bring models and index to the machines that serve them: `models ...`, and more of `index ...`."""
 
+import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from tempfile import TemporaryDirectory
+from typing import Annotated, Literal
 
 import typer
 
+from lookalike.archives import unpack_archive
+from lookalike.catalogue import read_catalogue
 from lookalike.config import IndexSettings, StoreSettings
+from lookalike.delivery.builds import Build
 from lookalike.delivery.follow import end_on_signals
 from lookalike.delivery.follow import follow as followed
 from lookalike.delivery.index_store import IndexStore, push_index
 from lookalike.delivery.model_sets import pull_models, push_models, read_set
+from lookalike.delivery.publish import publish_build
 from lookalike.delivery.pull import IndexPuller, Pulled
+from lookalike.delivery.shards import ShardBuilder
 from lookalike.delivery.store import open_store
 from lookalike.errors import IndexUnavailable
-from lookalike.index.commands import INDEX_DIR, IndexDir, KeepVersions
+from lookalike.image_embedder import WholeImageEmbedder
+from lookalike.index.commands import (
+    INDEX_DIR,
+    LEVELS,
+    MODEL_DIR,
+    Batch,
+    Duplicates,
+    IndexDir,
+    KeepVersions,
+    Levels,
+    Source,
+    Threads,
+    names_in,
+)
 from lookalike.index.layout import IndexLayout
 from lookalike.index.manifest import Manifest
+from lookalike.index.output import print_edit
+from lookalike.index.writer import IndexWriter
+from lookalike.ingest import IngestOptions
 
 models = typer.Typer(no_args_is_help=True, help="Bring model archives to the machines that serve them.")
 index = typer.Typer()
@@ -27,7 +51,14 @@ Models = Annotated[
     Path | None,
     typer.Option("--models", help="A folder of archives: only the index of their embedder counts.", file_okay=False),
 ]
+BuildName = Annotated[
+    str, typer.Option("--build", help="The build's name, new for each run.", envvar="LOOKALIKE_BUILD")
+]
+WaitS = Annotated[float, typer.Option("--wait-s", min=0, help="How long to wait for shards that are not finished.")]
+Kind = Annotated[Literal["flat", "hnsw"] | None, typer.Option(help="Exact search, or an HNSW graph.")]
+Model = Annotated[Path, typer.Option("--model", help="The embedder: its built folder, or its archive (.mar).")]
 ARCHIVES = Path("var/archives")
+ENDED = 128 + signal.SIGTERM  # as a shell tells it: an init container that was ended has not succeeded
 
 
 @models.command()
@@ -42,6 +73,7 @@ def pull(
     url: Url, to: Annotated[Path, typer.Option("--to", help="Where the archives go.", file_okay=False)] = ARCHIVES
 ) -> None:
     """Get the set of archives, each checked by its sha256; what is there already is left alone."""
+    end_on_signals(ENDED)
     pulled, fetched = pull_models(open_store(url), to)
     embedder = pulled.embedder_fingerprint
     typer.echo(f"{to} holds {', '.join(pulled.archives)} ({fetched} fetched); embedder {embedder}")
@@ -59,6 +91,7 @@ def pull_versions(
     url: Url, index_dir: IndexDir = INDEX_DIR, models: Models = None, keep_versions: KeepVersions = None
 ) -> None:
     """Get the versions that the store has in use, check every sha256 and publish them here."""
+    end_on_signals(ENDED)
     source = IndexStore(open_store(url))
     pulled = IndexPuller(source, index_dir, _kept(keep_versions), _embedder_of(models)).pull()
     for error in pulled.problems.values():
@@ -76,12 +109,61 @@ def follow(
     keep_versions: KeepVersions = None,
 ) -> None:
     """Keep the index folder like the store until SIGTERM; the state is in follow.json beside CURRENT."""
-    end_on_signals()
+    end_on_signals(0)
     settings = StoreSettings.load()
     # Each look is a new attempt: a second loop of attempts inside it would only hide the cause.
     source = IndexStore(open_store(url, settings.model_copy(update={"retry_s": 0})))
     puller = IndexPuller(source, index_dir, _kept(keep_versions), _embedder_of(models))
     _run(followed(puller, index_dir, url, poll_s or settings.poll_s))
+
+
+@index.command()
+def shard(
+    source: Source,
+    to: Annotated[str, typer.Option("--to", metavar="URL", help="The store that the build is in.")],
+    build: BuildName,
+    count: Annotated[int, typer.Option(min=1, help="How many shards the source is cut into.")],
+    number: Annotated[
+        int, typer.Option("--index", min=0, help="Which of them, from 0.", envvar="JOB_COMPLETION_INDEX")
+    ],
+    model: Model = MODEL_DIR,
+    publish: Annotated[
+        bool, typer.Option("--publish", help="The last shard waits for the others, then publishes.")
+    ] = False,
+    wait_s: WaitS = 3600,
+    kind: Kind = None,
+    levels: Levels = LEVELS,
+    duplicates: Duplicates = "skip",
+    threads: Threads = 2,
+    batch: Batch = 16,
+) -> None:
+    """Embed one share of SOURCE into a build. Work that was broken off goes on where it was, on any machine."""
+    # Not at once: what was embedded since the last checkpoint is saved first.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(ENDED))
+    target, catalogue = IndexStore(open_store(to)), read_catalogue(source, names_in(levels))
+    options = IngestOptions(duplicates=duplicates, threads=threads, batch_images=batch)
+    begun = Build(target.store, build)
+    with TemporaryDirectory(prefix="lookalike-shard-") as work:
+        builder = ShardBuilder(target, begun, number, count, Path(work))
+        report = builder.run(catalogue, _embedder(model, Path(work)), options, IndexSettings.load())
+    for problem in report.problems[:10]:
+        typer.echo(f"{problem.kind}: {problem.path}: {problem.reason}", err=True)
+    told = f"{report.items} items, {report.embedded} embedded now, {len(report.problems)} unreadable"
+    typer.echo(f"shard {number} of {count} of build {build} is finished: {told}")
+    if publish and number == count - 1:
+        _publish(begun, target, wait_s, kind)
+
+
+@index.command("publish")
+def publish_shards(
+    source: Annotated[str, typer.Option("--from", metavar="URL", help="The store that the build is in.")],
+    build: BuildName,
+    wait_s: WaitS = 0,
+    kind: Kind = None,
+) -> None:
+    """Make one version of all shards of a build and publish it in the store, once."""
+    target = IndexStore(open_store(source))
+    _publish(Build(target.store, build), target, wait_s, kind)
 
 
 @index.command()
@@ -102,8 +184,6 @@ def retire(
     at: Annotated[str | None, typer.Option("--at", metavar="URL", help="A store, in place of the folder.")] = None,
 ) -> None:
     """Forget the version of the embedder before: the change of the embedder is over."""
-    from lookalike.index.writer import IndexWriter
-
     if at is not None:
         version = IndexStore(open_store(at)).retire_previous()
     else:
@@ -111,6 +191,19 @@ def retire(
         with IndexWriter(index_dir, _kept(None)) as writer:
             version = writer.retire_previous()
     typer.echo(f"{version} is retired" if version else "there is none to retire")
+
+
+def _publish(build: Build, target: IndexStore, wait_s: float, kind: Literal["flat", "hnsw"] | None) -> None:
+    settings = IndexSettings.load()
+    if kind is not None:
+        settings = settings.model_copy(update={"kind": kind})
+    with TemporaryDirectory(prefix="lookalike-publish-") as work:
+        print_edit(publish_build(target, build, settings, Path(work), wait_s))
+
+
+def _embedder(model: Path, work_dir: Path) -> WholeImageEmbedder:
+    folder = unpack_archive(model, work_dir / "embedder") if model.suffix == ".mar" else model
+    return WholeImageEmbedder.load(folder)
 
 
 def _run(looks: Iterator[None]) -> None:

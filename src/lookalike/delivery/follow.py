@@ -32,15 +32,15 @@ def follow(puller: IndexPuller, index_dir: Path, url: str, poll_s: float) -> Ite
         time.sleep(poll_s)
 
 
-def end_on_signals() -> None:
+def end_on_signals(exit_code: int) -> None:
     """End the process at once on SIGTERM and SIGINT: what was got so far stays, and nothing half is published."""
-    signal.signal(signal.SIGTERM, _end)
-    signal.signal(signal.SIGINT, _end)
 
+    def end(number: int, frame: FrameType | None) -> None:
+        # Not SystemExit: the object store's client would first wait for its connections.
+        os._exit(exit_code)
 
-def _end(number: int, frame: FrameType | None) -> None:
-    # Not SystemExit: the object store's client would first wait for its connections.
-    os._exit(0)
+    signal.signal(signal.SIGTERM, end)
+    signal.signal(signal.SIGINT, end)
 
 
 def read_status(index_dir: Path) -> dict[str, Any] | None:

@@ -73,12 +73,7 @@ class IndexEditor:
         Raises:
             SetupError: no image of the catalogue can be read; nothing is published.
         """
-        hnsw = self._settings.kind == "hnsw"
-        build = BuildSettings(
-            preparation=embedder.preparation,
-            hnsw_m=self._settings.hnsw_m if hnsw else None,
-            ef_construction=self._settings.ef_construction if hnsw else None,
-        )
+        build = build_settings(self._settings, embedder.preparation)
         with self._writer() as writer:
             ground = _Ground(self._settings.kind, build, _lender(writer, embedder), [])
             return self._ingest(writer, catalogue, embedder, ground)
@@ -127,7 +122,7 @@ class IndexEditor:
         with progress_shown("embedding", len(wanted)) as advance:
             embedded = Ingest(embedder, store, self._options, self._settings.chunk_items).run(wanted, advance)
         keys = embedded.content_sha256
-        incoming = [_record(item, keys[item.item_id]) for item in wanted if item.item_id in keys]
+        incoming = [record_of(item, keys[item.item_id]) for item in wanted if item.item_id in keys]
         merged = merge_records(ground.records, incoming, self._options.duplicates)
         problems = [*embedded.problems, *merged.duplicates]
         report = _write_report(writer.layout.reports_dir, problems)
@@ -147,6 +142,16 @@ class IndexEditor:
             problems=problems,
             report=report,
         )
+
+
+def build_settings(settings: IndexSettings, preparation: str) -> BuildSettings:
+    """Return how a new index is made, as its manifest tells it."""
+    hnsw = settings.kind == "hnsw"
+    return BuildSettings(
+        preparation=preparation,
+        hnsw_m=settings.hnsw_m if hnsw else None,
+        ef_construction=settings.ef_construction if hnsw else None,
+    )
 
 
 def _lender(writer: IndexWriter, embedder: ImageEmbedder) -> Snapshot | None:
@@ -179,7 +184,8 @@ def _draft_like(manifest: Manifest, records: list[ItemRecord]) -> Draft:
     return Draft(manifest.embedder, manifest.fingerprint, manifest.dim, manifest.kind, manifest.build, records)
 
 
-def _record(item: Item, content_sha256: bytes) -> ItemRecord:
+def record_of(item: Item, content_sha256: bytes) -> ItemRecord:
+    """Return a catalogue's item as the index keeps it."""
     return ItemRecord(
         item_id=item.item_id,
         content_sha256=content_sha256,
