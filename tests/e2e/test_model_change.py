@@ -155,6 +155,9 @@ class Load:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
         self._stop.set()
         for thread in self._threads:
             thread.join()
@@ -274,6 +277,8 @@ def test_a_change_of_the_embedder_fails_no_request_and_answers_from_no_wrong_pai
         # 4. The old version is let go.
         done("index", "retire", "--at", world.index_url)
         wait_until(lambda: health(split)["open_indexes"] == {new: new_version})
+        for load in (split_load, pod_load):
+            load.stop()  # before the servers do
     for load in (split_load, pod_load):
         assert [answer for answer in load.answers if answer[0] != 200] == []
         assert [answer for answer in load.answers if not answer[2]] == []

@@ -12,8 +12,17 @@ from lookalike.config import IndexSettings, StoreSettings
 from lookalike.delivery.index_store import IndexStore, push_index, use_again
 from lookalike.delivery.pull import IndexPuller, Pulled
 from lookalike.delivery.store import open_store
-from lookalike.errors import IndexDamaged, IndexUnavailable, LookalikeError, StoreDamaged, StoreMissing, StoreMoved
+from lookalike.errors import (
+    IndexDamaged,
+    IndexMismatch,
+    IndexUnavailable,
+    LookalikeError,
+    StoreDamaged,
+    StoreMissing,
+    StoreMoved,
+)
 from lookalike.index.edits import IndexEditor
+from lookalike.index.faiss_index import open_index
 from lookalike.index.layout import IndexLayout
 from lookalike.index.manifest import Manifest
 from lookalike.index.verify import verify_snapshot
@@ -238,6 +247,31 @@ def test_versions_of_two_embedders_serve_at_once_until_the_old_one_is_retired(
     assert source.retire_previous() == old.version
     pull(source, tmp_path / "both")
     assert serving(tmp_path / "both") == (new.version, None)
+
+
+def test_a_removal_during_a_change_leaves_both_versions(source: IndexStore, tmp_path: Path) -> None:
+    build(tmp_path / "index", 4)
+    push_index(tmp_path / "index", source, KEEP)
+    build(tmp_path / "index", 4, NEXT)
+    push_index(tmp_path / "index", source, KEEP)
+    pull(source, tmp_path / "editor")
+    edit = IndexEditor(tmp_path / "editor", IndexSettings()).remove(["item-2", "item-9"])
+    assert (edit.removed, edit.unknown_ids, edit.published) == (1, ["item-9"], True)
+    push_index(tmp_path / "editor", source, KEEP)
+    for fingerprint in (ColourEmbedder().fingerprint, NEXT):
+        pull(source, tmp_path / fingerprint, fingerprint)
+        index = open_index(tmp_path / fingerprint)
+        assert index.manifest.fingerprint == fingerprint
+        assert index.items.item_ids() == ["item-0", "item-1", "item-3"]
+    assert source.pointers().current == edit.manifest.version
+
+
+def test_an_edit_with_the_embedder_before_is_refused(source: IndexStore, tmp_path: Path) -> None:
+    build(tmp_path / "index", 4)
+    new = build(tmp_path / "index", 4, NEXT)
+    with pytest.raises(IndexMismatch, match="cannot add to it: build the index anew"):
+        IndexEditor(tmp_path / "index", IndexSettings()).add(catalogue_of(tmp_path / "more", 2, 20), ColourEmbedder())
+    assert IndexLayout(tmp_path / "index").current_version() == new.version
 
 
 def test_both_versions_outlive_many_edits(source: IndexStore, tmp_path: Path) -> None:

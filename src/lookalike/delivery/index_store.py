@@ -75,11 +75,19 @@ class IndexStore:
             StoreMoved: another version was published meanwhile; the files are there, CURRENT stays.
             IndexDamaged: the version is not whole.
         """
+        manifest = self._send(version_dir)
+        self.point_to(manifest, expected)
+        return manifest
+
+    def publish_previous(self, version_dir: Path) -> None:
+        """Put the version in `version_dir` in the place of that of the embedder before; as `publish`."""
+        self.store.put(PREVIOUS, _content(self._send(version_dir).version))
+
+    def _send(self, version_dir: Path) -> Manifest:
         manifest = verify_snapshot(version_dir).manifest
         for name in manifest.files:
             send_file(self.store, version_dir / name, object_name(manifest.version, name))
         self.store.put_new(object_name(manifest.version, MANIFEST), (version_dir / MANIFEST).read_bytes())
-        self.point_to(manifest, expected)
         return manifest
 
     def point_to(self, manifest: Manifest, expected: str | None) -> None:
@@ -126,13 +134,18 @@ def push_index(index_dir: Path, target: IndexStore, keep_versions: int) -> tuple
         StoreMoved: the folder was not made from the version that the store has in use: an edit would be lost.
         IndexUnavailable, IndexDamaged: the folder has no whole version.
     """
-    version_dir = IndexLayout(index_dir).published_dir()
-    in_store = target.pointers().current
+    layout = IndexLayout(index_dir)
+    version_dir = layout.published_dir()
+    in_store, previous_in_store = target.pointers()
     if in_store == version_dir.name:
         return read_manifest(version_dir), False
     if in_store is not None and in_store != origin_of(index_dir, target.url):
         raise moved(target.url, in_store, origin_of(index_dir, target.url))
     manifest = target.publish(version_dir, in_store)
+    previous = layout.previous_version()
+    # A removal is made in both versions; one that was retired in the store stays so.
+    if previous is not None and previous_in_store is not None and previous not in (previous_in_store, in_store):
+        target.publish_previous(layout.version_dir(previous))
     keep_origin(index_dir, target.url, manifest.version)
     target.remove_old(keep_versions)
     return manifest, True

@@ -95,19 +95,19 @@ class IndexEditor:
     def remove(self, item_ids: Sequence[str]) -> Edit:
         """Publish a version without the items of these ids; unknown ids are reported.
 
+        While two embedders serve, the items leave the index of both.
+
         Raises:
             IndexUnavailable, IndexDamaged: there is no version to remove from.
         """
         IndexLayout(self._index_dir).published_dir()  # asked before the writer makes its folders
         with self._writer() as writer:
-            base = writer.current()
-            records, unwanted = base.items.records(), set(item_ids)
-            kept = [record for record in records if record.item_id not in unwanted]
-            unknown = sorted(unwanted - {record.item_id for record in records})
-            known = KnownEmbeddings(base.manifest.dim)
-            known.include([record.content_sha256 for record in records], base.vectors)
-            manifest, published = writer.publish(_draft_like(base.manifest, kept), known, base)
-            return Edit(manifest, published, removed=len(records) - len(kept), unknown_ids=unknown)
+            base, previous = writer.current(), writer.previous()
+            if previous is not None:
+                _without(writer, previous, item_ids, as_previous=True)
+            manifest, published, removed = _without(writer, base, item_ids)
+            unknown = sorted(set(item_ids) - set(base.items.item_ids()))
+            return Edit(manifest, published, removed=removed, unknown_ids=unknown)
 
     def _writer(self) -> IndexWriter:
         return IndexWriter(self._index_dir, self._settings.keep_versions)
@@ -165,6 +165,18 @@ def _lender(writer: IndexWriter, embedder: ImageEmbedder) -> Snapshot | None:
         return None
     alike = (base.manifest.fingerprint, base.manifest.build.preparation) == (embedder.fingerprint, embedder.preparation)
     return base if alike else None
+
+
+def _without(
+    writer: IndexWriter, base: Snapshot, item_ids: Sequence[str], as_previous: bool = False
+) -> tuple[Manifest, bool, int]:
+    """Publish `base` without these items; return the version in use, whether it is new, and how many items went."""
+    records, unwanted = base.items.records(), set(item_ids)
+    kept = [record for record in records if record.item_id not in unwanted]
+    known = KnownEmbeddings(base.manifest.dim)
+    known.include([record.content_sha256 for record in records], base.vectors)
+    manifest, published = writer.publish(_draft_like(base.manifest, kept), known, base, as_previous=as_previous)
+    return manifest, published, len(records) - len(kept)
 
 
 def _check_alike(manifest: Manifest, embedder: ImageEmbedder) -> None:

@@ -93,12 +93,23 @@ class IndexWriter:
         """
         return verify_snapshot(self.layout.published_dir())
 
+    def previous(self) -> Snapshot | None:
+        """Open the version of the embedder before, as `current` does; None when no such one serves."""
+        version = self.layout.previous_version()
+        return None if version is None else verify_snapshot(self.layout.version_dir(version))
+
     def publish(
-        self, draft: Draft, known: KnownEmbeddings, base: Snapshot | None, after: int = 0
+        self,
+        draft: Draft,
+        known: KnownEmbeddings,
+        base: Snapshot | None,
+        after: int = 0,
+        as_previous: bool = False,
     ) -> tuple[Manifest, bool]:
         """Write `draft` with embeddings from `known` and make it the version in use; return it and whether it is new.
 
-        A draft that equals `base` is not published again. The new version's number is above `after`.
+        A draft that equals `base` is not published again. The new version's number is above `after`. With `as_previous`
+        it takes the place of the version of the embedder before.
 
         Raises:
             SetupError: no space is left; the version in use stays.
@@ -113,7 +124,7 @@ class IndexWriter:
                     return base.manifest, False
                 if draft.kind == "hnsw":
                     files[GRAPH] = _write_graph(aside, draft, base)
-                return self._publish(aside, _manifest(draft, files, attributes), after), True
+                return self._publish(aside, _manifest(draft, files, attributes), after, as_previous), True
         finally:
             shutil.rmtree(aside, ignore_errors=True)
 
@@ -161,7 +172,7 @@ class IndexWriter:
         except VectorIndexError:
             return None  # what cannot be read cannot be served either
 
-    def _publish(self, aside: Path, unnamed: Manifest, after: int) -> Manifest:
+    def _publish(self, aside: Path, unnamed: Manifest, after: int, as_previous: bool) -> Manifest:
         numbers = [version_number(name) for name in self.layout.version_names()]
         manifest = unnamed.named(max([after, *numbers]) + 1)
         (aside / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
@@ -172,7 +183,10 @@ class IndexWriter:
         aside.rename(final)
         fsync_path(self.layout.versions_dir)
         open_snapshot(final)
-        self._point_to(manifest)
+        if as_previous:
+            self.layout.keep_as_previous(manifest.version)
+        else:
+            self._point_to(manifest)
         self.remove_old()
         return manifest
 
