@@ -217,9 +217,15 @@ def test_a_follower_that_was_killed_half_way_publishes_nothing_half(s3: S3Server
     assert not list((here / ".arriving").iterdir())
 
 
+@pytest.mark.parametrize(
+    ("endpoint", "cause"),
+    [(None, "nothing/here holds no index version"), ("http://127.0.0.1:9", "the store cannot be reached: ")],
+)
 def test_a_router_without_an_index_is_alive_and_names_why_none_arrives(
-    s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, endpoint: str | None, cause: str
 ) -> None:
+    if endpoint is not None:
+        monkeypatch.setattr(S3Server, "endpoint", endpoint)
     here = tmp_path / "here"
     service = SearchService(RouterSettings(index_dir=here, embedder_url="http://127.0.0.1:9", deadline_ms=500))
     try:
@@ -231,7 +237,7 @@ def test_a_router_without_an_index_is_alive_and_names_why_none_arrives(
     body = json.loads(reply.body)
     assert (reply.status, body["ready"]) == (503, False)
     assert "its delivery fails: " in body["checks"]["index"]
-    assert "nothing/here holds no index version" in body["checks"]["index"]
+    assert cause in body["checks"]["index"]
     assert body["delivery"]["state"] == "failing"
 
 

@@ -40,6 +40,7 @@ class IndexPuller:
         self._fingerprint = fingerprint
         self._arriving = index_dir / _ARRIVING
         self._whole: set[str] = set()  # versions that were read and found whole by this process
+        self._in_store: dict[str, Manifest] = {}  # a version never changes: its manifest is read once
 
     def pull(self) -> Pulled:
         """Get what is not here yet and publish it; what fails is in `problems`, and what was published before stays.
@@ -68,7 +69,10 @@ class IndexPuller:
         serving = [version for version in pointers if version is not None]
         if self._fingerprint is None:
             return serving
-        manifests = [self._source.manifest(version) for version in serving]
+        for version in serving:
+            if version not in self._in_store:
+                self._in_store[version] = self._source.manifest(version)
+        manifests = [self._in_store[version] for version in serving]
         fitting = [manifest.version for manifest in manifests if manifest.fingerprint == self._fingerprint]
         if not fitting:
             there = ", ".join(f"{manifest.version} of {manifest.fingerprint}" for manifest in manifests)

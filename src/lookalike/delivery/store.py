@@ -8,6 +8,8 @@ import os
 import shutil
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -91,10 +93,10 @@ class Store:
 
     def remove(self, name: str) -> None:
         """Remove an object, or a folder with everything below it; nothing to remove is a success."""
-        try:
-            self._tried(name, self._fs.rm, self._path(name), recursive=True)
-        except StoreMissing:
-            return
+        # Not by fsspec's recursive removal, which takes brackets and stars in a URL for a pattern.
+        for path in self._tried(name, self._fs.find, self._path(name)):
+            with suppress(StoreMissing):  # another process was first
+                self._tried(name, self._fs.rm_file, path)
 
     def _put_if(self, name: str, data: bytes, expected: bytes | None) -> None:
         # Before the content: a change between the two then fails the condition.
@@ -173,6 +175,14 @@ class LocalStore(Store):
     def upload(self, path: Path, name: str) -> None:
         """Write a file as an object; it takes its name when it is whole."""
         self._tried(name, self._copy, path, name)
+
+    def remove(self, name: str) -> None:
+        """Remove an object, or a folder with everything below it; nothing to remove is a success."""
+        path = Path(self._path(name))
+        if path.is_dir():
+            self._tried(name, shutil.rmtree, path)
+        else:
+            self._tried(name, partial(path.unlink, missing_ok=True))
 
     def _put_if(self, name: str, data: bytes, expected: bytes | None) -> None:
         self._tried(name, self._locked_put, name, data, expected)
