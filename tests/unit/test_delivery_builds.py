@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from lookalike.catalogue import Catalogue, Item
+from lookalike.catalogue import Catalogue, Item, read_catalogue
 from lookalike.config import IndexSettings, StoreSettings
 from lookalike.delivery.builds import Build, ShardReport, share_of
 from lookalike.delivery.index_store import IndexStore, push_index
@@ -18,8 +18,9 @@ from lookalike.delivery.publish import publish_build
 from lookalike.delivery.pull import IndexPuller
 from lookalike.delivery.shards import ShardBuilder
 from lookalike.delivery.store import open_store
-from lookalike.errors import SetupError, StoreDamaged, StoreMissing, StoreMoved
+from lookalike.errors import SetupError, StoreDamaged, StoreMissing, StoreMoved, StoreUnreachable
 from lookalike.index.edits import Edit, IndexEditor
+from lookalike.index.faiss_index import open_index
 from lookalike.index.layout import IndexLayout
 from lookalike.index.snapshot import open_snapshot
 from lookalike.index.verify import verify_snapshot
@@ -329,3 +330,54 @@ def test_a_new_version_has_a_higher_number_and_the_old_embedders_one_stays(
     assert target.pointers() == (new.version, old.version)
     assert (old.version[:6], new.version[:6]) == ("000001", "000002")
     assert open_snapshot(pulled(target, tmp_path / "work")).manifest == new
+
+
+def in_the_store(s3: S3Server, folder: Path, count: int) -> Path:
+    """Put pictures into the bucket, and return a CSV file that names them there."""
+    lines = ["item_id,path,colour"]
+    for number in range(count):
+        s3.put(f"images/{number}.png", save_picture(folder / f"{number}.png", number).read_bytes())
+        lines.append(f"item-{number},s3://{s3.bucket}/images/{number}.png,red")
+    table = folder / "catalogue.csv"
+    table.write_text("\n".join(lines) + "\n")
+    return table
+
+
+def test_images_in_a_bucket_are_embedded_like_files(s3: S3Server, target: IndexStore, tmp_path: Path) -> None:
+    table = in_the_store(s3, tmp_path, 12)
+    s3.delete("images/5.png")
+    s3.put("images/6.png", b"")
+    s3.put("images/7.png", b"no image")
+    catalogue = read_catalogue(table)
+    all_shards(target, tmp_path / "work", catalogue)
+    edit = publish(target, tmp_path / "work")
+    assert edit.manifest.count == 9
+    reasons = {problem.item_id: problem.reason for problem in edit.problems}
+    assert reasons.keys() == {"item-5", "item-6", "item-7"}
+    assert reasons["item-5"] == "no such object in the store"
+    index = open_index(pulled(target, tmp_path / "work").parents[1])
+    assert index.items.record("item-3").path == f"s3://{s3.bucket}/images/3.png"
+    local = IndexEditor(tmp_path / "alone", SETTINGS, ONE_THREAD).build(
+        Catalogue(tmp_path, [item for item in catalogue.items if item.item_id not in reasons]), ColourEmbedder()
+    )
+    assert local.manifest.files == edit.manifest.files
+
+
+def test_a_store_of_images_that_is_down_ends_the_shard_and_is_no_fault_of_the_images(
+    s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = IndexStore(open_store(str(tmp_path / "store")))
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("LOOKALIKE_STORE_RETRY_S", "0")
+    table = tmp_path / "catalogue.csv"
+    table.write_text("item_id,path\none,s3://bucket-that-is-down/1.png\n")
+    with pytest.raises(StoreUnreachable, match="the store cannot be reached"):
+        shard(target, tmp_path / "work", read_catalogue(table), 0, count=1)
+    assert Build(target.store, "one").reports(Build(target.store, "one").plan()) == {}
+
+
+def test_an_address_of_no_known_kind_is_told_before_anything_is_embedded(tmp_path: Path) -> None:
+    table = tmp_path / "catalogue.csv"
+    table.write_text("item_id,path\none,foo://bucket/1.png\n")
+    with pytest.raises(SetupError, match="foo://bucket is no address of a store"):
+        read_catalogue(table)

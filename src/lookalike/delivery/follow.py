@@ -26,8 +26,11 @@ def follow(puller: IndexPuller, index_dir: Path, url: str, poll_s: float) -> Ite
     while True:
         try:
             status.tell(puller.pull())
-        except (LookalikeError, OSError) as error:
-            status.fail(error.message if isinstance(error, LookalikeError) else str(error))
+        except LookalikeError as error:
+            status.fail(error.message)
+        except Exception as error:
+            # Whatever a file of the store provokes in a library, the version in use goes on.
+            status.fail(str(error) if isinstance(error, OSError) else repr(error))
         yield
         time.sleep(poll_s)
 

@@ -201,7 +201,7 @@ def record_of(item: Item, content_sha256: bytes) -> ItemRecord:
     return ItemRecord(
         item_id=item.item_id,
         content_sha256=content_sha256,
-        path=printable(os.path.abspath(item.path)),
+        path=printable(os.path.abspath(item.path) if isinstance(item.path, Path) else str(item.path)),
         title=item.title,
         url=item.url,
         attributes=item.attributes,
