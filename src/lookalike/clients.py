@@ -174,14 +174,12 @@ class ModelEndpoint:
         self.fingerprint: str | None = None  # of the model that answered last
 
     async def info(self, deadline: Deadline) -> ModelInfo:
-        """Return the model's card, asked for once and again when the model's fingerprint changes."""
-        if self._info is None:
-            answer = await self._get("info", deadline)
-            card = _parsed(ModelInfo, answer.body, self.stage)
-            self._info = card
+        """Return the model's card, asked for once, and again when a model answers whose input is another."""
+        card = self._info
+        if card is None:
+            card = self._info = _parsed(ModelInfo, (await self._get("info", deadline)).body, self.stage)
             self.fingerprint = card.fingerprint
-            return card
-        return self._info
+        return card
 
     async def check(self, deadline: Deadline) -> None:
         """Let the model run the golden image; raises a ServiceError that says what is wrong."""
