@@ -53,9 +53,16 @@ class SearchPipeline:
     """Decode, detect, choose the subjects, crop, embed and describe, look up."""
 
     def __init__(
-        self, models: ModelClient, index: Callable[[], VectorIndex], settings: RouterSettings, executor: Executor
+        self,
+        models: ModelClient,
+        index: Callable[[], VectorIndex],
+        settings: RouterSettings,
+        executor: Executor,
+        index_of: Callable[[str], VectorIndex] | None = None,
     ) -> None:
+        """`index_of` gives the index of an embedder: while one embedder takes another's place, both may answer."""
         self._models, self._index, self._settings, self._executor = models, index, settings, executor
+        self._index_of = index_of
 
     async def search(
         self, request: SearchRequest, request_id: str, deadline: Deadline, timer: StageTimer | None = None
@@ -81,7 +88,7 @@ class SearchPipeline:
         )
         with timer.stage("crop"):
             crops = await self._crops(request, image, [subject.box for subject in subjects], deadline)
-        descriptions, hits = await self._describe_and_look_up(request, crops, index, deadline, timer)
+        descriptions, hits, index = await self._describe_and_look_up(request, crops, index, deadline, timer)
         results = _results(subjects, descriptions, hits)
         best = max(results, key=lambda result: result.hits[0].similarity if result.hits else -1.0)
         return SearchResponse(
@@ -125,14 +132,18 @@ class SearchPipeline:
         index: VectorIndex,
         deadline: Deadline,
         timer: StageTimer,
-    ) -> tuple[list[Description] | None, list[list[Hit]]]:
-        """Embed; look up. The descriptions come with the embeddings, or from the metadata model side by side."""
+    ) -> tuple[list[Description] | None, list[list[Hit]], VectorIndex]:
+        """Embed; look up in the embedder's own index, and return that as well.
+
+        The descriptions come with the embeddings, or from the metadata model side by side.
+        """
         embedding = asyncio.create_task(self._embed(request, crops, deadline, timer))
         describing = asyncio.create_task(self._describe(request, crops, embedding, deadline, timer))
         try:
             embedded = await embedding
+            index = self._index_for(embedded, index)
             hits = await self._look_up(request, embedded, index, deadline, timer)
-            return await describing, hits
+            return await describing, hits, index
         finally:
             describing.cancel()
 
@@ -166,15 +177,25 @@ class SearchPipeline:
         except ServiceError:
             return None
 
-    async def _look_up(
-        self, request: SearchRequest, embedded: EmbeddedCrops, index: VectorIndex, deadline: Deadline, timer: StageTimer
-    ) -> list[list[Hit]]:
+    def _index_for(self, embedded: EmbeddedCrops, index: VectorIndex) -> VectorIndex:
+        """Return `index`, or in its place the one that was built with the embedder that made these embeddings.
+
+        Raises:
+            IndexMismatch: there is none: embeddings of two embedders are never compared.
+        """
+        if embedded.fingerprint != index.manifest.fingerprint and self._index_of is not None:
+            index = self._index_of(embedded.fingerprint)
         built_with = index.manifest.fingerprint
         if embedded.fingerprint != built_with:
             raise IndexMismatch(
                 f"index {index.info.version} was built with embedder {built_with}, "
                 f"but embedder {embedded.fingerprint} is being served"
             )
+        return index
+
+    async def _look_up(
+        self, request: SearchRequest, embedded: EmbeddedCrops, index: VectorIndex, deadline: Deadline, timer: StageTimer
+    ) -> list[list[Hit]]:
         with timer.stage("lookup"):
             return await self._in_thread(
                 deadline,

@@ -1,5 +1,6 @@
 """How an image becomes a network's input: the geometry here, the normalisation inside the exported graph."""
 
+import hashlib
 from typing import Annotated, Literal
 
 import numpy as np
@@ -32,6 +33,11 @@ class Preprocess(BaseModel, extra="forbid", frozen=True):
     def least_px(self) -> int:
         """The shortest edge that an image needs so that no pixel of the input is made up: see `decode_image`."""
         return 2 * max(self.width_px, self.height_px)
+
+    def digest(self) -> str:
+        """Return 16 hex digits that are equal when `fit` does the same; the normalisation is the network's own."""
+        geometry = self.model_dump_json(exclude={"mean", "std"})
+        return hashlib.sha256(geometry.encode()).hexdigest()[:16]
 
     def fit(self, image: Image.Image) -> NDArray[np.uint8]:
         """Return `image` (RGB) as `(height_px, width_px, 3)` uint8; `pad` shows it whole on a white ground."""
