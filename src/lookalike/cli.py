@@ -8,6 +8,8 @@ import typer
 from lookalike.demo import demo
 from lookalike.errors import LookalikeError
 from lookalike.evaluation_commands import evaluate
+from lookalike.gateway.commands import app as gateway_commands
+from lookalike.gateway.commands import keys_app as key_commands
 from lookalike.index.commands import app as index_commands
 from lookalike.labels.commands import app as label_commands
 from lookalike.server_commands import app as server_commands
@@ -15,7 +17,9 @@ from lookalike.server_commands import app as server_commands
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help="Reverse image search as a service.")
 app.add_typer(index_commands, name="index")
 app.add_typer(label_commands, name="labels")
+app.add_typer(key_commands, name="keys")
 app.add_typer(server_commands)
+app.add_typer(gateway_commands)
 app.command()(demo)
 app.command()(evaluate)
 
