@@ -5,6 +5,7 @@ import sys
 
 import typer
 
+from lookalike.client.commands import search
 from lookalike.demo import demo
 from lookalike.errors import LookalikeError
 from lookalike.evaluation_commands import evaluate
@@ -21,12 +22,14 @@ app.add_typer(key_commands, name="keys")
 app.add_typer(server_commands)
 app.add_typer(gateway_commands)
 app.command()(demo)
+app.command()(search)
 app.command()(evaluate)
 
 
 def main() -> None:
     """Run the command line: exit code 0 when all is well, 1 for an error that is told, 2 for wrong usage."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # a line for each request is nothing for a terminal
     try:
         app()
     except LookalikeError as error:

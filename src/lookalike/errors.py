@@ -52,7 +52,8 @@ class LookalikeError(Exception):
         super().__init__(message)
         self.message = message
         self.allowed = allowed
-        self.retry_after_s = retry_after_s  # sent as the header Retry-After where something in front of it speaks HTTP
+        self.retry_after_s = retry_after_s  # the header Retry-After
+        self.request_id: str | None = None  # of the request that a client got this error for
 
     def as_dict(self) -> dict[str, object]:
         """Return the wire form `{"code", "message", "allowed"}`; `allowed` only when there is something to name."""

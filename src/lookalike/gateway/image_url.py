@@ -14,8 +14,8 @@ from yarl import URL
 
 from lookalike.errors import DeadlineExceeded, ImageTooLarge, ImageUrlFailed, ImageUrlRefused, InvalidRequest
 from lookalike.gateway.body import Body
-from lookalike.gateway.options import IMAGE_URL
 from lookalike.gateway.settings import GatewaySettings
+from lookalike.options import IMAGE_URL
 
 _SCHEMES = ("http", "https")
 _REDIRECTS = (301, 302, 303, 307, 308)

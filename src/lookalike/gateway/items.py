@@ -20,7 +20,6 @@ from lookalike.gateway.body import Body
 from lookalike.gateway.context import RequestContext, context_of
 from lookalike.gateway.index_view import ImageFiles, IndexView
 from lookalike.gateway.item_bodies import decode_base64, read_item, read_json, validated
-from lookalike.gateway.options import query_fields
 from lookalike.gateway.publisher import Change, Delete, Outcome, Published, Publisher, Put
 from lookalike.gateway.replies import message_reply
 from lookalike.gateway.settings import GatewaySettings
@@ -37,6 +36,7 @@ from lookalike.item_schemas import (
     ItemsEdited,
     ItemsPage,
 )
+from lookalike.options import query_fields
 from lookalike.schemas import ErrorBody, Wire
 
 T = TypeVar("T")

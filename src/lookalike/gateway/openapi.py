@@ -13,8 +13,8 @@ from starlette.responses import Response
 from lookalike import item_schemas, schemas
 from lookalike.gateway.context import context_of
 from lookalike.gateway.openapi_examples import EXAMPLES
-from lookalike.gateway.options import OPTIONS_OF
 from lookalike.gateway.thumbnails import EDGES_PX
+from lookalike.options import OPTIONS_OF
 from lookalike.rows import JSON_TYPE, NPY_TYPE, NPZ_TYPE
 
 _REF = "#/components/schemas/{model}"

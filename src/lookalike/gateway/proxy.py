@@ -12,9 +12,9 @@ from lookalike.gateway.body import Body
 from lookalike.gateway.context import RequestContext, context_of
 from lookalike.gateway.image_url import ImageFetcher, image_url_in_body
 from lookalike.gateway.metrics import GatewayMetrics
-from lookalike.gateway.options import IMAGE_URL, OPTIONS_OF, option_headers, query_fields
 from lookalike.gateway.settings import GatewaySettings
 from lookalike.gateway.upstream import Upstream, UpstreamReply
+from lookalike.options import IMAGE_URL, OPTIONS_OF, option_headers, query_fields
 from lookalike.rows import JSON_TYPE, OPTION_HEADER, PATH_HEADER, REPLY_ID_HEADER, REQUEST_ID_HEADER
 
 _PATH = re.compile(

@@ -13,11 +13,11 @@ from lookalike.errors import ImageGone, InvalidOption, Overloaded
 from lookalike.gateway.context import RequestContext
 from lookalike.gateway.index_view import IndexView, ReadableFiles
 from lookalike.gateway.metrics import GatewayMetrics
-from lookalike.gateway.options import query_fields
 from lookalike.gateway.settings import GatewaySettings
 from lookalike.gateway.thumbnail_cache import ThumbnailCache
 from lookalike.images import decode_image
 from lookalike.index.items import ItemRecord
+from lookalike.options import query_fields
 
 EDGES_PX = (64, 128, 256, 512, 1024)  # a free choice would fill the cache with copies
 _DEFAULT_EDGE_PX = 256

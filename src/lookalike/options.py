@@ -1,4 +1,4 @@
-"""Options in the query string become `x-lookalike-*` headers, which the server behind reads."""
+"""Options outside of a body: in a query string, and in the `x-lookalike-*` headers that the models read."""
 
 import json
 from collections.abc import Mapping
