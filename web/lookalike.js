@@ -125,7 +125,7 @@ export class Lookalike {
 
   async #attempt(path, request, deadline) {
     const headers = { ...request.headers, ...(this.apiKey ? { "x-api-key": this.apiKey } : {}) };
-    const limit = AbortSignal.timeout(Math.max(1, deadline.leftMs()));
+    const limit = AbortSignal.timeout(Math.ceil(Math.max(1, deadline.leftMs())));
     const signal = request.signal ? AbortSignal.any([request.signal, limit]) : limit;
     try {
       const reply = await fetch(this.baseUrl + path, { ...request, headers, signal, redirect: "error" });
