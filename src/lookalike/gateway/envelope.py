@@ -135,8 +135,8 @@ def _as_told(error: Exception, context: RequestContext) -> LookalikeError:
         return error
     if isinstance(error, HTTPException):
         if error.status_code == 405:
-            allowed = (error.headers or {}).get("Allow", "")
-            return MethodNotAllowed("this method is not taken here", allowed=sorted(allowed.split(", ")))
+            # Only the page's files raise this: all else names its own methods.
+            return MethodNotAllowed("this method is not taken here", allowed=["GET", "HEAD"])
         if error.status_code == 404:
             return UnknownPath("no such path", allowed="see /openapi.json")
     logger.error("request %s failed", context.request_id, exc_info=error)
