@@ -67,7 +67,7 @@ class Behind:
         self.under_way += 1
         try:
             body = await request.body()
-            self.requests.append((request.url.path, dict(request.headers), body))
+            self.requests.append((scope["path"], dict(request.headers), body))
             response = await self.answer(request)
             await response(scope, receive, send)
         finally:

@@ -183,11 +183,13 @@ class ModelInfo(Wire):
     labels: list[str] = []
 
 
-class GatewayHealth(Wire):
-    """Whether a search could be answered, part by part: `ok`, or what is wrong with it."""
+class Health(Wire):
+    """Whether a model, or the whole chain, is ready: part by part `ok`, or what is wrong; the index in use."""
 
-    status: Literal["ok", "not_ready"]
+    ready: bool
     checks: dict[str, str] = {}
+    index: IndexInfo | None = None
+    refused_index: str | None = None
 
 
 class ErrorBody(Wire):

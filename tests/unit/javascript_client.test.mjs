@@ -108,7 +108,7 @@ test("options become headers of plain ASCII", () => {
 });
 
 test("a box of a small copy is one of whole pixels inside of the original", () => {
-  assert.deepEqual(scaledBox([-3, 10.2, 70, 60], 0.1, { width: 1000, height: 500 }), [0, 102, 700, 500]);
+  assert.deepEqual(scaledBox([-3, 10.3, 70, 60], 0.125, { width: 1000, height: 400 }), [0, 82, 560, 400]);
 });
 
 test("an item_id is one segment of a path", () => {

@@ -16,7 +16,7 @@ from lookalike.errors import MethodNotAllowed, UnknownPath
 from lookalike.gateway.admission import Admission
 from lookalike.gateway.context import context_of
 from lookalike.gateway.envelope import Envelope
-from lookalike.gateway.health import Health, livez
+from lookalike.gateway.health import HealthCheck, livez
 from lookalike.gateway.image_url import ImageFetcher, Resolve, system_resolve
 from lookalike.gateway.index_endpoints import IndexEndpoints
 from lookalike.gateway.index_view import ImageFiles, IndexView, ReadableFiles
@@ -99,7 +99,7 @@ def _router(settings: GatewaySettings, metrics: GatewayMetrics, resolve: Resolve
         fetcher = ImageFetcher(settings, resolve)
         parts.closing.append(fetcher.close)
     routes: list[BaseRoute] = [
-        *_own_routes(Health(upstream, settings.health_cache_s), admission, metrics),
+        *_own_routes(HealthCheck(upstream, settings.health_cache_s), admission, metrics),
         *_catalogue_routes(settings, metrics, admission, upstream, parts),
         Route("/predictions/{rest:path}", Proxy(settings, upstream, admission, fetcher, metrics)),
     ]
@@ -108,7 +108,7 @@ def _router(settings: GatewaySettings, metrics: GatewayMetrics, resolve: Resolve
     return Router(routes, redirect_slashes=False, default=_unknown)
 
 
-def _own_routes(health: Health, admission: Admission, metrics: GatewayMetrics) -> list[BaseRoute]:
+def _own_routes(health: HealthCheck, admission: Admission, metrics: GatewayMetrics) -> list[BaseRoute]:
     async def show_metrics(request: Request) -> Response:
         context = context_of(request.scope)
         context.route = "/metrics"

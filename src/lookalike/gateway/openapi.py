@@ -25,7 +25,7 @@ _MODELS: tuple[type[BaseModel], ...] = (
     schemas.MetadataResponse,
     schemas.IndexInfo,
     schemas.ModelInfo,
-    schemas.GatewayHealth,
+    schemas.Health,
     schemas.ErrorResponse,
     schemas.SearchOptions,
     schemas.DetectorOptions,
@@ -158,11 +158,9 @@ def _paths() -> _JSON:
             "post": _operation("Check a snapshot wholly and publish it", _ADMIN, {200: "IndexState"}),
         },
         "/healthz": {
-            "get": _operation(
-                "Say whether a search could be answered", _OPEN, {200: "GatewayHealth", 503: "GatewayHealth"}
-            )
+            "get": _operation("Say whether a search could be answered", _OPEN, {200: "Health", 503: "Health"})
         },
-        "/livez": {"get": _operation("Say that the process lives", _OPEN, {200: "GatewayHealth"})},
+        "/livez": {"get": _operation("Say that the process lives", _OPEN, {200: "Health"})},
         "/metrics": {
             "get": _raw(_operation("Metrics for Prometheus", _ADMIN, {}), _text("lookalike_gateway_in_flight 1.0"))
         },
@@ -238,12 +236,10 @@ def _info(model: str) -> _JSON:
 
 
 def _model_health(model: str) -> _JSON:
-    checks = {"type": "object", "required": ["status"], "properties": {"status": {"type": "string"}}}
-    content = {JSON_TYPE: {"schema": checks, "example": {"status": "ok", "checks": {"search": "ok"}}}}
-    operation = _operation("Let the golden image run through", _READ, {})
-    operation["responses"]["200"] = {"description": "Ready.", "content": content}
-    either = {"anyOf": [checks, _ref("ErrorResponse")]}
-    operation["responses"]["503"] = {"description": "Not ready.", "content": {JSON_TYPE: {"schema": either}}}
+    operation = _operation("Let the golden image run through", _READ, {200: "Health"})
+    either = {"anyOf": [_ref("Health"), _ref("ErrorResponse")]}
+    content = {JSON_TYPE: {"schema": either, "example": {"ready": False, "checks": {"index": "none is published"}}}}
+    operation["responses"]["503"] = {"description": "Not ready.", "content": content}
     return operation
 
 

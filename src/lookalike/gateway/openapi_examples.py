@@ -47,7 +47,7 @@ EXAMPLES: dict[str, Any] = {
         "dim": 512,
         "labels": [],
     },
-    "GatewayHealth": {"status": "ok", "checks": {"server": "ok", "index": "ok", "search": "ok"}},
+    "Health": {"ready": True, "checks": {"server": "ok", "index": "ok", "search": "ok"}, "index": _INDEX},
     "ErrorResponse": {
         "error": {
             "code": "invalid_option",
