@@ -4,6 +4,9 @@ import asyncio
 import io
 import json
 import shutil
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +25,7 @@ from lookalike.gateway.keys import new_key
 from lookalike.index.layout import IndexLayout
 from lookalike.server import ServerProcess
 from tests.e2e.catalogue_drawn import draw, encoded
+from tests.e2e.surroundings import ROOT
 from tests.gateway_running import client_of, running_gateway
 
 ADMIN, ADMIN_KEY = new_key("ops", "admin")
@@ -203,3 +207,40 @@ def test_search_in_the_terminal(gateway, tmp_path):
     assert table.exit_code == 0 and "disc-red" in table.stdout
     told = CliRunner().invoke(cli, ["search", str(photo), "--url", gateway, "--top-k", "2", "--json"])
     assert json.loads(told.stdout)["hits"][0]["item_id"] == "disc-red"
+
+
+def test_the_command_serves_and_ends_well(server, index_dir, tmp_path):
+    config = tmp_path / "gateway.yaml"
+    config.write_text(f"upstream_url: {server.base_url}\nindex_dir: {index_dir}\ncache_dir: {tmp_path}\n")
+    command = [
+        sys.executable,
+        "-m",
+        "lookalike.cli",
+        "web",
+        "--root",
+        str(ROOT),
+        "--config",
+        str(config),
+        "--port",
+        "0",
+    ]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        lines = iter(process.stderr.readline, "")
+        told = next(json.loads(line)["message"] for line in lines if "running on" in line)
+        url = told.split("running on ")[1].split()[0]
+        assert httpx.get(f"{url}/healthz", timeout=30).json()["ready"]
+        assert "Lookalike" in httpx.get(url).text
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == -signal.SIGTERM  # drained, then ended as it was told
+        logged = [json.loads(line) for line in process.stderr.read().splitlines()]
+    assert [line["route"] for line in logged if line["message"] == "request"] == ["/"]
+
+
+def test_a_wrong_setting_is_told_in_one_line(tmp_path):
+    config = tmp_path / "gateway.yaml"
+    config.write_text("prot: 1\n")
+    command = [sys.executable, "-m", "lookalike.cli", "web", "--root", str(ROOT), "--config", str(config)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: GatewaySettings: prot:") and done.stderr.count("\n") == 1

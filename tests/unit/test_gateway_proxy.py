@@ -1,6 +1,7 @@
 """What the gateway passes on, and what it makes of the answers."""
 
 import asyncio
+import contextlib
 import json
 import socket
 import threading
@@ -339,6 +340,25 @@ def test_requests_under_way_are_answered_when_the_gateway_ends():
                 time.sleep(0.01)
         thread.join()
     assert replies[0].json() == {"done": True}
+
+
+def test_a_client_that_reads_nothing_is_let_go():
+    async def large(request: Request) -> Response:
+        return Response(bytes(12_000_000), media_type="application/octet-stream")
+
+    with standing_behind() as (behind_url, behind):
+        behind.answer = large
+        with running_gateway(upstream_url=behind_url, send_timeout_s=0.5) as url, client_of(url) as client:
+            with raw_connection(client) as connection:
+                connection.sendall(b"POST /predictions/mine HTTP/1.1\r\nhost: a\r\ncontent-length: 1\r\n\r\nx")
+                time.sleep(1.5)
+                connection.settimeout(5)
+                read = 0
+                with contextlib.suppress(ConnectionResetError):
+                    while part := connection.recv(1_000_000):
+                        read += len(part)
+            assert 0 < read < 12_000_000
+            assert "lookalike_gateway_in_flight 0.0" in client.get("/metrics").text
 
 
 def raw_connection(client: httpx.Client) -> socket.socket:

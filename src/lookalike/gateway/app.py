@@ -88,7 +88,7 @@ def create_app(settings: GatewaySettings, resolve: Resolve = system_resolve) -> 
             expose_headers=_EXPOSED,
             max_age=3600,
         )
-    return Envelope(inner, settings, metrics)
+    return Envelope(inner, metrics)
 
 
 def _router(settings: GatewaySettings, metrics: GatewayMetrics, resolve: Resolve, parts: _Parts) -> Router:

@@ -1,6 +1,5 @@
 """What surrounds every request: its id, errors in the project's form, security headers, one log line, metrics."""
 
-import asyncio
 import logging
 import time
 
@@ -12,7 +11,6 @@ from lookalike.gateway.body import discard
 from lookalike.gateway.context import RequestContext, new_context
 from lookalike.gateway.metrics import GatewayMetrics
 from lookalike.gateway.replies import error_reply
-from lookalike.gateway.settings import GatewaySettings
 from lookalike.rows import REPLY_ID_HEADER, REQUEST_ID_HEADER
 
 access_log = logging.getLogger("lookalike.access")
@@ -42,8 +40,8 @@ class _Reply:
 class Envelope:
     """The outermost ASGI app; nothing is ever raised out of it but a cancellation."""
 
-    def __init__(self, app: ASGIApp, settings: GatewaySettings, metrics: GatewayMetrics) -> None:
-        self._app, self._settings, self._metrics = app, settings, metrics
+    def __init__(self, app: ASGIApp, metrics: GatewayMetrics) -> None:
+        self._app, self._metrics = app, metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; everything else that a server sends (lifespan) passes."""
@@ -67,8 +65,7 @@ class Envelope:
             if message["type"] == "http.response.start":
                 reply.status = message["status"]
                 message = {**message, "headers": [*message["headers"], *added]}
-            async with asyncio.timeout(self._settings.send_timeout_s):
-                await send(message)
+            await send(message)
 
         return sender
 

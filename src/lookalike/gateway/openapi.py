@@ -120,7 +120,7 @@ def _paths() -> _JSON:
     return {
         **{f"/predictions/{model}": {"post": _model(model)} for model in OPTIONS_OF},
         **{f"/predictions/{model}/1.0/info": {"get": _info(model)} for model in OPTIONS_OF},
-        **{f"/predictions/{model}/1.0/healthz": {"get": _model_health(model)} for model in OPTIONS_OF},
+        **{f"/predictions/{model}/1.0/healthz": {"get": _model_health()} for model in OPTIONS_OF},
         "/items": {"get": _operation("List the items", _ADMIN, {200: "ItemsPage"}, parameters=[limit, cursor])},
         "/items/batch": {
             "post": _operation("Change many items", _ADMIN, {200: "ItemsEdited"}, body=_json_body("ItemBatch"))
@@ -162,7 +162,9 @@ def _paths() -> _JSON:
         },
         "/livez": {"get": _operation("Say that the process lives", _OPEN, {200: "Health"})},
         "/metrics": {
-            "get": _raw(_operation("Metrics for Prometheus", _ADMIN, {}), _text("lookalike_gateway_in_flight 1.0"))
+            "get": _raw(
+                _operation("Metrics for Prometheus", _ADMIN, {}), {"text/plain": {"schema": {"type": "string"}}}
+            )
         },
         "/openapi.json": {
             "get": _raw(_operation("This document", _OPEN, {}), {JSON_TYPE: {"schema": {"type": "object"}}})
@@ -235,7 +237,7 @@ def _info(model: str) -> _JSON:
     return _operation("Say which index or model answers", _READ, {200: answer})
 
 
-def _model_health(model: str) -> _JSON:
+def _model_health() -> _JSON:
     operation = _operation("Let the golden image run through", _READ, {200: "Health"})
     either = {"anyOf": [_ref("Health"), _ref("ErrorResponse")]}
     content = {JSON_TYPE: {"schema": either, "example": {"ready": False, "checks": {"index": "none is published"}}}}
@@ -282,10 +284,6 @@ def _content(description: str, name: str) -> _JSON:
 def _raw(operation: _JSON, content: _JSON) -> _JSON:
     operation["responses"]["200"] = {"description": "Done.", "content": content}
     return operation
-
-
-def _text(example: str) -> _JSON:
-    return {"text/plain": {"schema": {"type": "string"}, "example": example}}
 
 
 def _ref(name: str) -> _JSON:

@@ -1,4 +1,4 @@
-"""The HTTP protocol of the server: as uvicorn's, with limits on how long and how large a request's head may be."""
+"""The HTTP protocol of the server: as uvicorn's, with limits on a request's head and on slow readers."""
 
 import asyncio
 import json
@@ -11,14 +11,15 @@ from lookalike.errors import HeadersTooLarge, InvalidRequest, LookalikeError, Re
 _READ_BYTES = 262_144  # what asyncio hands over at most at a time
 
 
-def bounded_protocol(header_timeout_s: float, max_header_bytes: int) -> type[HttpToolsProtocol]:
-    """Return a protocol class for uvicorn; uvicorn itself waits for a head without end."""
+def bounded_protocol(header_timeout_s: float, send_timeout_s: float, max_header_bytes: int) -> type[HttpToolsProtocol]:
+    """Return a protocol class for uvicorn, which itself waits without end for a head, and for who reads nothing."""
 
     class BoundedProtocol(HttpToolsProtocol):
         _head_bytes = 0
         _raw_bytes = 0
         _in_head = True
         _timer: asyncio.TimerHandle | None = None
+        _send_timer: asyncio.TimerHandle | None = None
         _refusal: LookalikeError | None = None
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -27,6 +28,7 @@ def bounded_protocol(header_timeout_s: float, max_header_bytes: int) -> type[Htt
 
         def connection_lost(self, exc: Exception | None) -> None:
             self._stop_timer()
+            self._stop_send_timer()
             super().connection_lost(exc)
 
         def data_received(self, data: bytes) -> None:
@@ -61,6 +63,28 @@ def bounded_protocol(header_timeout_s: float, max_header_bytes: int) -> type[Htt
             """Answer what the parser refuses, or what a limit refused inside of it."""
             self._refuse(self._refusal or InvalidRequest("this is no valid HTTP request"))
 
+        def pause_writing(self) -> None:
+            super().pause_writing()
+            self._send_timer = self.loop.call_later(send_timeout_s, self.transport.abort)
+
+        def resume_writing(self) -> None:
+            self._stop_send_timer()
+            super().resume_writing()
+
+        def timeout_keep_alive_handler(self) -> None:
+            super().timeout_keep_alive_handler()
+            self._abort_later()
+
+        def _abort_later(self) -> None:
+            # A transport that is closed still waits for its last bytes to be read.
+            if self._send_timer is None:
+                self._send_timer = self.loop.call_later(send_timeout_s, self.transport.abort)
+
+        def _stop_send_timer(self) -> None:
+            if self._send_timer is not None:
+                self._send_timer.cancel()
+                self._send_timer = None
+
         def _count(self, size: int) -> None:
             self._head_bytes += size
             if self._head_bytes > max_header_bytes:
@@ -89,6 +113,7 @@ def bounded_protocol(header_timeout_s: float, max_header_bytes: int) -> type[Htt
             head = b"content-type: application/json\r\nconnection: close\r\ncontent-length: %d\r\n\r\n" % len(body)
             self.transport.write(STATUS_LINE[error.status] + head + body)
             self.transport.close()
+            self._abort_later()
 
     return BoundedProtocol
 

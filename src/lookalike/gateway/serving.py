@@ -21,7 +21,7 @@ def server_of(settings: GatewaySettings) -> uvicorn.Server:
         **server_options(
             host=settings.host,
             port=settings.port,
-            http=bounded_protocol(settings.header_timeout_s, settings.max_header_bytes),
+            http=bounded_protocol(settings.header_timeout_s, settings.send_timeout_s, settings.max_header_bytes),
             proxy_headers=bool(settings.trusted_proxies),
             forwarded_allow_ips=list(settings.trusted_proxies),
             timeout_graceful_shutdown=max(1, round(settings.drain_s)),
