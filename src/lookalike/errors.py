@@ -19,6 +19,7 @@ LookalikeError                      500 internal_error
 │   ├── ImageUrlRefused             422 image_url_refused
 │   ├── ImageUrlFailed              422 image_url_failed
 │   ├── RateLimited                 429 rate_limited
+│   ├── TooManyAtOnce               429 too_many_at_once
 │   └── HeadersTooLarge             431 headers_too_large
 ├── ServiceError                        the operator can mend it
 │   ├── NotReady                    503 not_ready
@@ -167,6 +168,12 @@ class RateLimited(RequestError):
     """More requests than this key or address may send; `retry_after_s` says when to come back."""
 
     status, code = 429, "rate_limited"
+
+
+class TooManyAtOnce(RequestError):
+    """As many requests of this key or address are under way as one may have."""
+
+    status, code = 429, "too_many_at_once"
 
 
 class HeadersTooLarge(RequestError):

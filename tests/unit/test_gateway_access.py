@@ -161,7 +161,7 @@ def test_beyond_its_rate_a_client_is_told_when_to_come_back():
         assert client.get("/predictions/search/1.0/info", headers={"x-api-key": ADMIN}).status_code == 200
         assert client.get("/predictions/search/1.0/info", headers={"x-api-key": "lk_guess"}).status_code == 429
         counted = client.get("/metrics", headers={"x-api-key": ADMIN}).text
-        assert 'lookalike_gateway_rejected_total{reason="rate"} 2.0' in counted
+        assert 'lookalike_gateway_rejected_total{reason="rate_limited"} 2.0' in counted
 
 
 def test_a_trusted_proxy_names_the_client_and_nobody_else_does():
@@ -193,7 +193,7 @@ def test_an_ipv6_client_counts_by_its_subscribers_network():
     ("settings", "status", "code"),
     [
         ({"max_in_flight": 2}, 503, "overloaded"),
-        ({"max_in_flight_per_client": 2}, 429, "rate_limited"),
+        ({"max_in_flight_per_client": 2}, 429, "too_many_at_once"),
     ],
 )
 def test_beyond_the_places_a_request_is_refused_at_once(settings, status, code):

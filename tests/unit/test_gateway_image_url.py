@@ -17,6 +17,7 @@ from starlette.responses import RedirectResponse, Response, StreamingResponse
 from lookalike.errors import DeadlineExceeded, ImageTooLarge, ImageUrlFailed, ImageUrlRefused, LookalikeError
 from lookalike.gateway.app import create_app
 from lookalike.gateway.image_url import ImageFetcher
+from lookalike.gateway.metrics import GatewayMetrics
 from lookalike.gateway.protocol import server_options
 from lookalike.gateway.settings import GatewaySettings
 from tests.gateway_running import Behind, client_of, in_thread, standing_behind
@@ -260,7 +261,7 @@ def gateway(web):
     """A gateway that fetches, and the server behind it."""
     with standing_behind() as (behind_url, behind):
         settings = settings_for(web, upstream_url=behind_url, port=0, max_body_bytes=1_000_000)
-        server = uvicorn.Server(uvicorn.Config(create_app(settings), port=0, **server_options()))
+        server = uvicorn.Server(uvicorn.Config(create_app(settings, GatewayMetrics()), port=0, **server_options()))
         with in_thread(server) as url, client_of(url) as client:
             yield client, behind
 

@@ -5,6 +5,8 @@ import io
 import json
 import tarfile
 import threading
+import time
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote
 
@@ -53,18 +55,13 @@ def shop(tmp_path, behind):
         yield client, tmp_path
 
 
+@contextmanager
 def gateway_over(folder: Path, behind, **settings):
-    """Return a client of a gateway whose folders lie in `folder`."""
-    from contextlib import contextmanager
-
-    @contextmanager
-    def running():
-        places = {"index_dir": folder / "index", "cache_dir": folder / "cache", "catalogue_roots": [folder / "photos"]}
-        given = {"upstream_url": behind[0], "keys": [ADMIN_KEY], "edit_window_ms": 5, "rate": "", **places, **settings}
-        with running_gateway(**given) as url, client_of(url, ADMIN) as client:
-            yield client
-
-    return running()
+    """Yield a client of a gateway whose folders lie in `folder`."""
+    places = {"index_dir": folder / "index", "cache_dir": folder / "cache", "catalogue_roots": [folder / "photos"]}
+    given = {"upstream_url": behind[0], "keys": [ADMIN_KEY], "edit_window_ms": 5, "rate": "", **places, **settings}
+    with running_gateway(**given) as url, client_of(url, ADMIN) as client:
+        yield client
 
 
 def picture(seed: int, folder: Path) -> bytes:
@@ -228,11 +225,12 @@ def test_changes_that_arrive_together_are_published_together(tmp_path, behind):
 
 
 def test_two_changes_of_one_item_keep_their_order(tmp_path, behind):
-    with gateway_over(tmp_path, behind, edit_window_ms=300) as client:
+    with gateway_over(tmp_path, behind, edit_window_ms=1500) as client:
         first = threading.Thread(target=lambda: client.put("/items/a", content=picture(100, tmp_path)))
         first.start()
         while not list((tmp_path / "index").glob("images/*")):
-            pass
+            time.sleep(0.01)
+        time.sleep(0.3)  # its image is kept: it is handed in within a moment
         assert client.delete("/items/a").json()["outcome"] == "removed"
         first.join()
         assert client.get("/index").json()["count"] == 0

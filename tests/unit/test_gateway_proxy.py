@@ -10,6 +10,8 @@ from urllib.parse import urlsplit
 
 import httpx
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -19,7 +21,7 @@ from tests.gateway_running import client_of, running_gateway, standing_behind
 @pytest.fixture(scope="module")
 def world():
     """A gateway with short limits, and the server behind it."""
-    settings = {
+    limits = {
         "max_body_bytes": 1_000_000,
         "deadline_ms": 600,
         "rate": "",
@@ -28,7 +30,7 @@ def world():
     }
     with (
         standing_behind() as (behind_url, behind),
-        running_gateway(upstream_url=behind_url, **settings) as url,
+        running_gateway(upstream_url=behind_url, **limits) as url,
         client_of(url) as client,
     ):
         yield client, behind
@@ -180,6 +182,19 @@ def test_a_server_that_does_not_answer_in_time_is_504(gateway):
     assert reply.elapsed.total_seconds() < 1.2
 
 
+def test_a_clients_own_deadline_counts_the_queue_of_the_server_behind(gateway):
+    client, behind = gateway
+
+    async def queued(request: Request) -> Response:
+        await asyncio.sleep(0.5)
+        return Response(b"{}")
+
+    behind.answer = queued
+    reply = client.post("/predictions/search?deadline_ms=50", content=b"img")
+    assert (reply.status_code, reply.json()["error"]["code"]) == (504, "deadline_exceeded")
+    assert reply.elapsed.total_seconds() < 0.45
+
+
 def test_a_large_body_is_passed_on_unchanged(gateway):
     client, behind = gateway
     sent = bytes(range(256)) * 3900
@@ -244,6 +259,7 @@ def test_headers_that_are_too_large_are_431(gateway, sent):
         connection.sendall(sent)
         answer = connection.recv(65536)
     assert answer.startswith(b"HTTP/1.1 431") and b"headers_too_large" in answer
+    assert 'rejected_total{reason="headers_too_large"}' in client.get("/metrics").text
 
 
 def test_what_is_no_http_is_400_in_the_projects_form(gateway):
@@ -318,6 +334,8 @@ def test_cors_is_off_unless_an_origin_is_named():
         ):
             assert client.get("/livez", headers=origin).headers["access-control-allow-origin"] == "https://shop.example"
             assert client.options("/predictions/search", headers=origin).status_code == 200
+            refused = client.get("/nothing", headers=origin)  # an error must be readable, too
+            assert refused.headers["access-control-allow-origin"] == "https://shop.example"
             other = client.get("/livez", headers={"origin": "https://else.example"})
             assert "access-control-allow-origin" not in other.headers
 
@@ -364,3 +382,33 @@ def test_a_client_that_reads_nothing_is_let_go():
 def raw_connection(client: httpx.Client) -> socket.socket:
     parts = urlsplit(str(client.base_url))
     return socket.create_connection((parts.hostname, parts.port), timeout=5)
+
+
+ODD = st.text(st.characters(min_codepoint=33, max_codepoint=126), max_size=40)
+PATHS = ("/predictions/search", "/items", "/items/", "/items/batch", "/index", "/snapshots/", "/", "/healthz")
+HEADERS = ("content-type", "accept", "x-request-id", "x-lookalike-filters", "x-api-key", "range", "if-none-match")
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    method=st.sampled_from(["GET", "POST", "PUT", "DELETE", "HEAD", "OPTIONS", "PATCH", "TRACE"]),
+    path=st.builds(str.__add__, st.sampled_from(PATHS), ODD),
+    name=st.sampled_from(HEADERS),
+    value=st.binary(max_size=30).filter(lambda value: not set(value) & set(b"\r\n\0")),
+    body=st.binary(max_size=200),
+)
+def test_whatever_is_sent_is_answered_in_form(world, method, path, name, value, body):
+    client, _ = world
+    head = f"{method} {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\ncontent-length: {len(body)}\r\n".encode()
+    with raw_connection(client) as connection:
+        connection.sendall(head + name.encode() + b": " + value + b"\r\n\r\n" + body)
+        answer = b""
+        with contextlib.suppress(ConnectionResetError):
+            while part := connection.recv(65536):
+                answer += part
+    status, _, content = answer.partition(b"\r\n\r\n")
+    assert status.startswith(b"HTTP/1.1 ")
+    code = int(status[9:12])
+    assert code < 500 or code == 503, answer
+    if code >= 400 and content:
+        assert json.loads(content)["error"]["code"]

@@ -5,9 +5,9 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from lookalike.errors import Overloaded, RateLimited, Unauthorized
+from lookalike.errors import Overloaded, RateLimited, TooManyAtOnce, Unauthorized
 from lookalike.gateway.context import RequestContext
-from lookalike.gateway.keys import HOW, ApiKey, KeyRing, Role
+from lookalike.gateway.keys import HOW, KeyRing, Role
 from lookalike.gateway.metrics import GatewayMetrics
 from lookalike.gateway.rates import RateLimiter
 from lookalike.gateway.settings import GatewaySettings
@@ -44,7 +44,9 @@ class Admission:
         key = self._ring.find(secret) if secret is not None else None
         caller = f"key {key.name}" if key is not None else f"address {_address(context.client)}"
         self._count(caller, self._thumbnails if thumbnail else self._calls)
-        self._check(key, secret, role)
+        if secret is not None and key is None:
+            raise Unauthorized("the API key is not known", allowed=HOW)
+        self._ring.check(key, role)
         context.key = key.name if key is not None else None
         return caller
 
@@ -53,16 +55,14 @@ class Admission:
         """Take one of the places of requests under way, at once or not at all.
 
         Raises:
-            RateLimited: this caller has as many as one may have.
+            TooManyAtOnce: this caller has as many as one may have.
             Overloaded: all places are taken.
         """
         if self._in_flight[caller] >= self._settings.max_in_flight_per_client:
-            self._metrics.rejected.labels("client_in_flight").inc()
             limit = self._settings.max_in_flight_per_client
-            raise RateLimited(f"{limit} requests of this client are under way: wait for an answer", retry_after_s=1)
+            raise TooManyAtOnce(f"{limit} requests of this client are under way: wait for an answer")
         if self._in_flight.total() >= self._settings.max_in_flight:
-            self._metrics.rejected.labels("in_flight").inc()
-            raise Overloaded("the service is busy with as many requests as it takes at a time", retry_after_s=1)
+            raise Overloaded("the service is busy with as many requests as it takes at a time")
         self._in_flight[caller] += 1
         self._metrics.in_flight.inc()
         try:
@@ -76,17 +76,7 @@ class Admission:
     def _count(self, caller: str, limiter: RateLimiter | None) -> None:
         wait_s = limiter.hit(caller) if limiter is not None else 0.0
         if limiter is not None and wait_s:
-            self._metrics.rejected.labels("rate").inc()
             raise RateLimited("too many requests", allowed=str(limiter.rate), retry_after_s=wait_s)
-
-    def _check(self, key: ApiKey | None, secret: str | None, role: Role) -> None:
-        try:
-            if secret is not None and key is None:
-                raise Unauthorized("the API key is not known", allowed=HOW)
-            self._ring.check(key, role)
-        except Exception:
-            self._metrics.rejected.labels("key").inc()
-            raise
 
 
 def _secret_in(context: RequestContext) -> str | None:

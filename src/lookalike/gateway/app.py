@@ -57,9 +57,9 @@ class _Parts:
     closing: list[Callable[[], Awaitable[None]]] = field(default_factory=list)
 
 
-def create_app(settings: GatewaySettings, resolve: Resolve = system_resolve) -> ASGIApp:
+def create_app(settings: GatewaySettings, metrics: GatewayMetrics, resolve: Resolve = system_resolve) -> ASGIApp:
     """Return the gateway; `resolve` finds the addresses of hosts in `image_url`."""
-    metrics, parts = GatewayMetrics(), _Parts()
+    parts = _Parts()
 
     @asynccontextmanager
     async def lifespan(app: object) -> AsyncIterator[None]:
@@ -78,17 +78,18 @@ def create_app(settings: GatewaySettings, resolve: Resolve = system_resolve) -> 
         scope["app"] = app  # Starlette then raises for an unknown path, instead of answering in plain text
         await parts.router(scope, receive, send)
 
-    inner: ASGIApp = app
-    if settings.cors_origins:
-        inner = CORSMiddleware(
-            app,
-            allow_origins=settings.cors_origins,
-            allow_methods=["GET", "POST", "PUT", "DELETE"],
-            allow_headers=["*"],
-            expose_headers=_EXPOSED,
-            max_age=3600,
-        )
-    return Envelope(inner, metrics)
+    enveloped = Envelope(app, metrics)
+    if not settings.cors_origins:
+        return enveloped
+    # Outermost: a page of another origin must be able to read errors, too.
+    return CORSMiddleware(
+        enveloped,
+        allow_origins=settings.cors_origins,
+        allow_methods=["GET", "POST", "PUT", "DELETE"],
+        allow_headers=["*"],
+        expose_headers=_EXPOSED,
+        max_age=3600,
+    )
 
 
 def _router(settings: GatewaySettings, metrics: GatewayMetrics, resolve: Resolve, parts: _Parts) -> Router:

@@ -49,7 +49,7 @@ def web(
 
 
 @keys_app.command("new")
-def new(role: Role, name: Annotated[str, typer.Option(help="Stands in logs and metrics.")]) -> None:
+def new(role: Role, name: Annotated[str, typer.Option(help="Stands in the log.")]) -> None:
     """Make an API key: the secret on stdout, once; and the entry for the settings on stderr."""
     from lookalike.gateway.keys import new_key
 

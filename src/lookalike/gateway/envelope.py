@@ -80,6 +80,7 @@ class Envelope:
     ) -> None:
         """Answer with `error`, unless an answer is under way: that one can only be cut off."""
         context.code = error.code
+        self._metrics.rejected.labels(error.code).inc()
         if reply.status:
             raise error
         response = error_reply(error, context.request_id)

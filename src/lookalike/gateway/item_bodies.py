@@ -106,26 +106,13 @@ async def _read_form(body: Body, context: RequestContext) -> tuple[dict[str, Any
         if body.error is not None:
             raise body.error from error
         raise InvalidRequest("the form cannot be read", allowed="multipart/form-data") from error
-    async with _Closing(form):
+    try:
         parts = form.multi_items()
         texts = {name: value for name, value in parts if isinstance(value, str)}
         images = [value for name, value in parts if isinstance(value, UploadFile) and name == "image"]
         if len(texts) + len(images) < len(parts) or "image" in texts:
-            raise InvalidRequest("the form has a part that is not known, or one twice", ["image (a file)", *_NAMES])
+            allowed = ["image (a file)", *ItemFields.model_fields]
+            raise InvalidRequest("the form has a part that is not known, or one twice", allowed)
         return _told(texts), await images[0].read() if images else None
-
-
-class _Closing:
-    """Closes a form's files."""
-
-    def __init__(self, form: Any) -> None:
-        self._form = form
-
-    async def __aenter__(self) -> None:
-        return None
-
-    async def __aexit__(self, *_: object) -> None:
-        await self._form.close()
-
-
-_NAMES = list(ItemFields.model_fields)
+    finally:
+        await form.close()

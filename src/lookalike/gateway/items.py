@@ -137,14 +137,14 @@ class ItemEndpoints:
         """Keep the image if it is one; raises RequestError in the words of a search."""
         if image is None:
             return Put(item_id, fields, None)
-        content_sha256 = hashlib.sha256(image).digest()
 
-        def keep() -> None:
+        def keep() -> bytes:
             decode_image(image, self._settings.limits)
+            content_sha256 = hashlib.sha256(image).digest()
             self._images.hold(content_sha256, image)
+            return content_sha256
 
-        await self._in_thread(keep)
-        return Put(item_id, fields, content_sha256)
+        return Put(item_id, fields, await self._in_thread(keep))
 
     def _release(self, changes: list[Change] | list[Put]) -> None:
         for change in changes:

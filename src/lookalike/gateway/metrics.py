@@ -31,7 +31,7 @@ class GatewayMetrics:
         )
         self.in_flight = Gauge("lookalike_gateway_in_flight", "Requests under way.", registry=self.registry)
         self.rejected = Counter(
-            "lookalike_gateway_rejected", "Requests that were not let through.", ["reason"], registry=self.registry
+            "lookalike_gateway_rejected", "Errors that the gateway itself told.", ["reason"], registry=self.registry
         )
         self.thumbnails = Counter(
             "lookalike_gateway_thumbnails", "Thumbnails by where they came from.", ["source"], registry=self.registry

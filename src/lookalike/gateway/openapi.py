@@ -63,7 +63,12 @@ _READ, _ADMIN, _OPEN = "read", "admin", "open"
 async def show_openapi(request: Request) -> Response:
     """Answer `GET /openapi.json`."""
     context_of(request.scope).route = "/openapi.json"
-    return Response(json.dumps(document(), separators=(",", ":")), media_type=JSON_TYPE)
+    return Response(_encoded(), media_type=JSON_TYPE)
+
+
+@cache
+def _encoded() -> bytes:
+    return json.dumps(document(), separators=(",", ":")).encode()
 
 
 @cache
@@ -116,6 +121,7 @@ def _paths() -> _JSON:
     edge = _query("edge", {"type": "integer", "enum": list(EDGES_PX), "default": 256}, 256)
     limit = _query("limit", {"type": "integer", "minimum": 1, "maximum": 1000, "default": 50}, 50)
     cursor = _query("cursor", {"type": "string"}, "WyIwMDAwMDMiLCAxXQ")
+    text, this = {"schema": {"type": "string"}}, {"schema": {"type": "object"}}
     tar = {"application/x-tar": {"schema": _BINARY}}
     return {
         **{f"/predictions/{model}": {"post": _model(model)} for model in OPTIONS_OF},
@@ -161,14 +167,8 @@ def _paths() -> _JSON:
             "get": _operation("Say whether a search could be answered", _OPEN, {200: "Health", 503: "Health"})
         },
         "/livez": {"get": _operation("Say that the process lives", _OPEN, {200: "Health"})},
-        "/metrics": {
-            "get": _raw(
-                _operation("Metrics for Prometheus", _ADMIN, {}), {"text/plain": {"schema": {"type": "string"}}}
-            )
-        },
-        "/openapi.json": {
-            "get": _raw(_operation("This document", _OPEN, {}), {JSON_TYPE: {"schema": {"type": "object"}}})
-        },
+        "/metrics": {"get": _raw(_operation("Metrics for Prometheus", _ADMIN, {}), {"text/plain": text})},
+        "/openapi.json": {"get": _raw(_operation("This document", _OPEN, {}), {JSON_TYPE: this})},
     }
 
 

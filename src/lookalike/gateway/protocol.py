@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections.abc import Callable
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
@@ -11,8 +12,13 @@ from lookalike.errors import HeadersTooLarge, InvalidRequest, LookalikeError, Re
 _READ_BYTES = 262_144  # what asyncio hands over at most at a time
 
 
-def bounded_protocol(header_timeout_s: float, send_timeout_s: float, max_header_bytes: int) -> type[HttpToolsProtocol]:
-    """Return a protocol class for uvicorn, which itself waits without end for a head, and for who reads nothing."""
+def bounded_protocol(
+    header_timeout_s: float, send_timeout_s: float, max_header_bytes: int, refused: Callable[[str], None]
+) -> type[HttpToolsProtocol]:
+    """Return a protocol class for uvicorn, which itself waits without end for a head, and for who reads nothing.
+
+    `refused` is told the code of each error that is answered here.
+    """
 
     class BoundedProtocol(HttpToolsProtocol):
         _head_bytes = 0
@@ -109,6 +115,7 @@ def bounded_protocol(header_timeout_s: float, send_timeout_s: float, max_header_
             """Write an answer past the app, which has not seen this request, and close."""
             if self.transport.is_closing():
                 return
+            refused(error.code)
             body = json.dumps({"error": error.as_dict()}).encode()
             head = b"content-type: application/json\r\nconnection: close\r\ncontent-length: %d\r\n\r\n" % len(body)
             self.transport.write(STATUS_LINE[error.status] + head + body)

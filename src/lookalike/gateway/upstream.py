@@ -4,7 +4,8 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import aiohttp
@@ -22,11 +23,13 @@ from lookalike.errors import (
 )
 from lookalike.gateway.body import Body
 from lookalike.gateway.settings import GatewaySettings
+from lookalike.rows import DEADLINE_HEADER
 
 logger = logging.getLogger(__name__)
 _CONNECT_S = 2.0
 _KEEP_ALIVE_S = 20.0
 _RETRY_AFTER_S = 2.0
+_GRACE_MS = 100.0  # for the server behind to tell itself which stage was late
 _OWN_HEADERS = ("User-Agent", "Accept-Encoding", "Accept", "Content-Type")
 
 
@@ -71,13 +74,14 @@ class Upstream:
         try:
             # The clock of the deadline starts when the body is through; until then the body's own limits hold.
             async with asyncio.timeout(None) as timeout:
-                data = body if isinstance(body, bytes) else self._stream(body, first, timeout)
+                start_clock = partial(_start_clock, timeout, self._deadline_ms(headers))
+                data = body if isinstance(body, bytes) else _stream(body, first, start_clock)
                 if isinstance(body, bytes):
-                    self._start_clock(timeout)
+                    start_clock()
                 status, answered, content = await self._send(method, path, dict(headers), data)
         except TimeoutError as error:
             raise DeadlineExceeded(
-                f"the server did not answer within {self._settings.deadline_ms:.0f} ms", retry_after_s=_RETRY_AFTER_S
+                f"the server behind did not answer within {self._deadline_ms(headers):.0f} ms"
             ) from error
         except aiohttp.ClientError as error:
             if isinstance(body, Body) and body.error is not None:
@@ -89,13 +93,13 @@ class Upstream:
             raise translated(status, content)
         return reply
 
-    def _start_clock(self, timeout: asyncio.Timeout) -> None:
-        timeout.reschedule(asyncio.get_running_loop().time() + self._settings.deadline_ms / 1000)
-
-    async def _stream(self, body: Body, first: bytes, timeout: asyncio.Timeout) -> AsyncIterator[bytes]:
-        async for part in body.parts(first):
-            yield part
-        self._start_clock(timeout)
+    def _deadline_ms(self, headers: Mapping[str, str]) -> float:
+        """Return how long to wait: a client's own deadline counts here with the queue of the server behind in it."""
+        try:
+            asked_ms = float(headers.get(DEADLINE_HEADER, "inf"))
+        except ValueError:
+            return self._settings.deadline_ms  # the server behind says what is wrong with it
+        return min(self._settings.deadline_ms, asked_ms + _GRACE_MS) if asked_ms > 0 else self._settings.deadline_ms
 
     async def _send(
         self, method: str, path: str, headers: dict[str, str], data: bytes | AsyncIterator[bytes]
@@ -123,6 +127,16 @@ class Upstream:
                 raise ModelFailed(f"the answer has more than {limit} bytes")
             parts.append(part)
         return b"".join(parts)
+
+
+def _start_clock(timeout: asyncio.Timeout, deadline_ms: float) -> None:
+    timeout.reschedule(asyncio.get_running_loop().time() + deadline_ms / 1000)
+
+
+async def _stream(body: Body, first: bytes, at_end: Callable[[], None]) -> AsyncIterator[bytes]:
+    async for part in body.parts(first):
+        yield part
+    at_end()
 
 
 def _in_form(content: bytes) -> bool:
