@@ -14,7 +14,7 @@ IMAGES ?= $(STAMPS)
 FAISS  ?= cpu
 ROOT_RUN := $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: help setup models archives catalogue index serve stop status demo test test-unit test-e2e lint type fmt lock bench clean
+.PHONY: help setup models archives catalogue index serve web stop status demo test test-unit test-e2e lint type fmt lock bench clean
 
 help: ## Show this help
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  \033[1m%-10s\033[0m %s\n", $$1, $$2}'
@@ -52,6 +52,9 @@ index: models catalogue ## Index a folder of images (IMAGES=dir)
 serve: archives ## Start TorchServe with all models in the background
 	@$(BIN)/lookalike serve
 
+web: serve ## Serve the page and the API in front of TorchServe, until interrupted
+	@$(BIN)/lookalike web --catalogue "$(IMAGES)"
+
 stop: ## Stop TorchServe
 	@$(BIN)/lookalike stop
 
@@ -80,7 +83,7 @@ fmt: setup ## Mend the style
 	@$(BIN)/ruff check --fix . && $(BIN)/ruff format .
 
 lock: setup ## Resolve the dependencies anew into requirements/
-	@$(BIN)/uv pip compile --quiet --upgrade pyproject.toml --extra cpu --extra openvino --extra store --extra serve --extra train --extra bench --extra dev --generate-hashes --output-file requirements/dev.lock
+	@$(BIN)/uv pip compile --quiet --upgrade pyproject.toml --extra cpu --extra openvino --extra store --extra gateway --extra client --extra serve --extra train --extra bench --extra dev --generate-hashes --output-file requirements/dev.lock
 
 bench: archives ## Load a private server and hold it to benchmarks/budgets.yaml
 	@$(BIN)/python -m benchmarks.load

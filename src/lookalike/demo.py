@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from lookalike.catalogue import printable
 from lookalike.config import ImageLimits
 from lookalike.contact_sheet import render_contact_sheet
 from lookalike.errors import CorruptImage, LookalikeError, ModelUnavailable, NotReady, SetupError
@@ -125,9 +126,9 @@ def _hits_table(response: SearchResponse) -> Table:
     table.add_column("attributes")
     for rank, hit in enumerate(response.hits, start=1):
         attributes = ", ".join(f"{name} {value}" for name, value in hit.attributes.items())
-        table.add_row(
-            str(rank), f"{hit.similarity:.3f}", escape(hit.item_id), escape(hit.title or ""), escape(attributes)
-        )
+        # A catalogue's words may hold what a terminal obeys.
+        words = (escape(printable(text)) for text in (hit.item_id, hit.title or "", attributes))
+        table.add_row(str(rank), f"{hit.similarity:.3f}", *words)
     return table
 
 

@@ -90,6 +90,23 @@ class SearchOptions(Wire):
         return self
 
 
+class DetectorOptions(Wire):
+    """What a client of the detector may ask for."""
+
+    min_score: Annotated[float, Field(ge=0, le=1)] = 0.15
+    max_detections: Annotated[int, Field(ge=1, le=100)] = 20
+
+
+class EmbedderOptions(Wire):
+    """What a client of the embedder may ask for; `describe` adds `descriptions` to an .npz reply."""
+
+    describe: bool = False
+
+
+class NoOptions(Wire):
+    """A model that has no options refuses every one by name."""
+
+
 class SearchRequest(SearchOptions):
     """One search: the encoded image as it arrived, and its options."""
 
@@ -164,3 +181,27 @@ class ModelInfo(Wire):
     dim: int | None = None
     feature_dim: int | None = None
     labels: list[str] = []
+
+
+class Health(Wire):
+    """Whether a model, or the whole chain, is ready: part by part `ok`, or what is wrong; the index in use."""
+
+    ready: bool
+    checks: dict[str, str] = {}
+    index: IndexInfo | None = None
+    refused_index: str | None = None
+
+
+class ErrorBody(Wire):
+    """What went wrong: a code that stays the same across versions, words for people, and what is allowed instead."""
+
+    code: str
+    message: str
+    allowed: str | list[str] | None = None
+
+
+class ErrorResponse(Wire):
+    """Every error of every endpoint."""
+
+    error: ErrorBody
+    request_id: str | None = None

@@ -89,6 +89,14 @@ class Items:
         """Return all items in row order."""
         return self._records(self._table)
 
+    def page(self, start: int, count: int) -> list[ItemRecord]:
+        """Return at most `count` items from row `start` on."""
+        return self._records(self._table.slice(start, count))
+
+    def content_hashes(self) -> set[bytes]:
+        """Return the sha256 (32 bytes) of every item's image."""
+        return set(self._table["content_sha256"].to_pylist())
+
     def record(self, item_id: str) -> ItemRecord | None:
         """Return the item of this id, or None."""
         row = pc.index(self._table["item_id"], pa.scalar(item_id, pa.large_string())).as_py()
