@@ -31,7 +31,7 @@ from training.networks import with_weights
 MOBILENET_V3, MOBILENET_V2 = "fasterrcnn_mobilenet_v3_320", "fasterrcnn_mobilenet_v2_320"
 _BACKGROUND_AND_SUBJECT = 2
 _STAGES = 6  # of either backbone that torchvision can freeze
-# Of each photo, the head learns from so few proposals: torchvision's 512 are for many objects and take three quarters of
+# Of each photo the head learns from so few proposals: torchvision's 512, for many objects, take three quarters of
 # a step; a photo here has one.
 _PROPOSALS = 64
 _ANCHORS_PX = ((32, 64, 128, 256, 512),) * 3  # as torchvision's on MobileNetV3: one set a level
