@@ -5,11 +5,14 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from typing import TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from lookalike.clients import EmbeddedCrops, ModelClient
 from lookalike.config import RouterSettings
 from lookalike.errors import IndexMismatch, ServiceError
+from lookalike.feedback import moved_queries
 from lookalike.images import DecodedImage, decode_image, shortest_edge
 from lookalike.index.protocol import VectorIndex
 from lookalike.schemas import (
@@ -197,15 +200,7 @@ class SearchPipeline:
         self, request: SearchRequest, embedded: EmbeddedCrops, index: VectorIndex, deadline: Deadline, timer: StageTimer
     ) -> list[list[Hit]]:
         with timer.stage("lookup"):
-            return await self._in_thread(
-                deadline,
-                "lookup",
-                index.search,
-                embedded.embeddings,
-                request.top_k,
-                request.filters,
-                request.min_similarity,
-            )
+            return await self._in_thread(deadline, "lookup", _nearest_hits, index, embedded.embeddings, request)
 
     async def _in_thread(self, deadline: Deadline, stage: str, function: Callable[..., T], *args: object) -> T:
         work = asyncio.get_running_loop().run_in_executor(self._executor, function, *args)
@@ -214,6 +209,15 @@ class SearchPipeline:
 
 def _needs_detector(request: SearchRequest) -> bool:
     return request.crop != "none" and request.box is None
+
+
+def _nearest_hits(index: VectorIndex, embeddings: NDArray[np.float32], request: SearchRequest) -> list[list[Hit]]:
+    """Look up, by way of the items that the client likes and does not; what it does not like is no hit."""
+    if request.like or request.unlike:
+        embeddings = moved_queries(embeddings, index.embeddings_of(request.like), index.embeddings_of(request.unlike))
+    unliked = set(request.unlike)
+    found = index.search(embeddings, request.top_k + len(unliked), request.filters, request.min_similarity)
+    return [[hit for hit in hits if hit.item_id not in unliked][: request.top_k] for hits in found]
 
 
 def _results(

@@ -29,7 +29,7 @@ REQUEST_ID_HEADER = "x-request-id"
 REPLY_ID_HEADER = "x-lookalike-request-id"
 _RESERVED_HEADERS = {DEADLINE_HEADER, PATH_HEADER, FINGERPRINT_HEADER, PREPROCESS_HEADER, REPLY_ID_HEADER}
 # Options that are structures: in a header or a multipart field they come as JSON text.
-_STRUCTURED = {"box", "filters"}
+_STRUCTURED = {"box", "filters", "like", "unlike"}
 
 M = TypeVar("M", bound=BaseModel)
 

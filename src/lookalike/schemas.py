@@ -17,6 +17,7 @@ Filters = dict[str, list[str]]
 
 MAX_TOP_K = 1000
 MAX_SUBJECTS = 10
+MAX_EXAMPLES = 50
 
 
 class Wire(BaseModel):
@@ -78,6 +79,8 @@ class SearchOptions(Wire):
     min_similarity: Annotated[float, Field(ge=-1, le=1)] | None = None
     attributes: bool = True
     subjects: Annotated[int, Field(ge=1, le=MAX_SUBJECTS)] = 1
+    like: Annotated[list[str], Field(max_length=MAX_EXAMPLES)] = []
+    unlike: Annotated[list[str], Field(max_length=MAX_EXAMPLES)] = []
 
     @model_validator(mode="after")
     def _box_excludes_detection(self) -> "SearchOptions":

@@ -291,3 +291,25 @@ def test_detections_below_the_line_are_not_searched() -> None:
     detections = [Detection(box=(0, 0, 5, 5), score=s, label="x") for s in (0.6, 0.3, 0.1)]
     subjects = select_subjects(detections, None, (10, 10), count=5, min_score=0.2)
     assert [s.score for s in subjects] == [0.6, 0.3, None]
+
+
+async def test_items_that_are_liked_draw_the_query_towards_them(search) -> None:
+    plain = await search(photo("red"), top_k=4)
+    moved = await search(photo("red"), top_k=4, like=["blue"])
+    assert moved.hits[0].item_id == "red"
+
+    def rank(response: SearchResponse) -> int:
+        return [hit.item_id for hit in response.hits].index("blue")
+
+    assert rank(moved) == 1 < rank(plain)
+
+
+async def test_items_that_are_not_liked_are_no_hits_and_cost_none(search) -> None:
+    response = await search(photo("red"), top_k=3, unlike=["red"])
+    assert len(response.hits) == 3
+    assert "red" not in {hit.item_id for hit in response.hits}
+
+
+async def test_an_example_that_the_catalogue_lacks_is_named(search) -> None:
+    with pytest.raises(InvalidOption, match="no item 'pink'"):
+        await search(photo("red"), like=["red", "pink"])
