@@ -52,6 +52,7 @@ def read_info(model_dir: Path) -> ModelInfo:
         dim=built.dim,
         feature_dim=built.feature_dim,
         labels=built.labels,
+        likeness=built.likeness,
     )
 
 
