@@ -83,7 +83,7 @@ fmt: setup ## Mend the style
 	@$(BIN)/ruff check --fix . && $(BIN)/ruff format .
 
 lock: setup ## Resolve the dependencies anew into requirements/
-	@$(BIN)/uv pip compile --quiet --upgrade pyproject.toml --extra cpu --extra openvino --extra gateway --extra client --extra serve --extra train --extra bench --extra dev --generate-hashes --output-file requirements/dev.lock
+	@$(BIN)/uv pip compile --quiet --upgrade pyproject.toml --extra cpu --extra openvino --extra store --extra gateway --extra client --extra serve --extra train --extra bench --extra dev --generate-hashes --output-file requirements/dev.lock
 
 bench: archives ## Load a private server and hold it to benchmarks/budgets.yaml
 	@$(BIN)/python -m benchmarks.load

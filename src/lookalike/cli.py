@@ -6,6 +6,8 @@ import sys
 import typer
 
 from lookalike.client.commands import search
+from lookalike.delivery.commands import index as delivery_commands
+from lookalike.delivery.commands import models as model_commands
 from lookalike.demo import demo
 from lookalike.errors import LookalikeError
 from lookalike.evaluation_commands import evaluate
@@ -16,7 +18,9 @@ from lookalike.labels.commands import app as label_commands
 from lookalike.server_commands import app as server_commands
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help="Reverse image search as a service.")
+index_commands.add_typer(delivery_commands)
 app.add_typer(index_commands, name="index")
+app.add_typer(model_commands, name="models")
 app.add_typer(label_commands, name="labels")
 app.add_typer(key_commands, name="keys")
 app.add_typer(server_commands)

@@ -33,6 +33,11 @@ LookalikeError                      500 internal_error
 │   ├── IndexDamaged                503 index_damaged
 │   └── IndexBusy                   503 index_busy
 └── SetupError                      500 setup_error     a setting, a weight file, a catalogue
+    └── StoreError                                      what a store holds, or that it refuses
+        ├── StoreMissing                                something is not there
+        ├── StoreDamaged                                something is not what its manifest says
+        ├── StoreMoved                                  another publisher was first
+        └── StoreUnreachable                            no answer: the one that may heal by itself
 """
 
 from collections.abc import Sequence
@@ -248,6 +253,26 @@ class SetupError(LookalikeError):
     """A setting, a weight file or a catalogue is wrong; the message names it."""
 
     code = "setup_error"
+
+
+class StoreError(SetupError):
+    """A store of models or index holds something wrong, or refuses."""
+
+
+class StoreMissing(StoreError):
+    """The store has no object, folder or bucket of this name."""
+
+
+class StoreDamaged(StoreError):
+    """An object of the store is not what its manifest says."""
+
+
+class StoreMoved(StoreError):
+    """The store holds something newer than what this was made from, or something else under the same name."""
+
+
+class StoreUnreachable(StoreError):
+    """The store does not answer."""
 
 
 def wrong_fields(error: ValidationError) -> str:

@@ -23,12 +23,13 @@ OPTION_HEADER = "x-lookalike-"
 DEADLINE_HEADER = "x-lookalike-deadline-ms"
 PATH_HEADER = "x-lookalike-path"
 FINGERPRINT_HEADER = "x-lookalike-fingerprint"
+PREPROCESS_HEADER = "x-lookalike-preprocess"
 REQUEST_ID_HEADER = "x-request-id"
 # In replies TorchServe overwrites `x-request-id` by an id of its own.
 REPLY_ID_HEADER = "x-lookalike-request-id"
-_RESERVED_HEADERS = {DEADLINE_HEADER, PATH_HEADER, FINGERPRINT_HEADER, REPLY_ID_HEADER}
+_RESERVED_HEADERS = {DEADLINE_HEADER, PATH_HEADER, FINGERPRINT_HEADER, PREPROCESS_HEADER, REPLY_ID_HEADER}
 # Options that are structures: in a header or a multipart field they come as JSON text.
-_STRUCTURED = {"box", "filters"}
+_STRUCTURED = {"box", "filters", "like", "unlike"}
 
 M = TypeVar("M", bound=BaseModel)
 

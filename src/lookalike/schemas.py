@@ -17,6 +17,7 @@ Filters = dict[str, list[str]]
 
 MAX_TOP_K = 1000
 MAX_SUBJECTS = 10
+MAX_EXAMPLES = 50
 
 
 class Wire(BaseModel):
@@ -78,6 +79,8 @@ class SearchOptions(Wire):
     min_similarity: Annotated[float, Field(ge=-1, le=1)] | None = None
     attributes: bool = True
     subjects: Annotated[int, Field(ge=1, le=MAX_SUBJECTS)] = 1
+    like: Annotated[list[str], Field(max_length=MAX_EXAMPLES)] = []
+    unlike: Annotated[list[str], Field(max_length=MAX_EXAMPLES)] = []
 
     @model_validator(mode="after")
     def _box_excludes_detection(self) -> "SearchOptions":
@@ -171,6 +174,20 @@ class MetadataResponse(Wire):
     descriptions: list[Description]
 
 
+class Likeness(Wire):
+    """What a similarity means in words: the least cosine of each, calibrated for one embedder (its model card)."""
+
+    same: Annotated[float, Field(ge=-1, le=1)]
+    very_similar: Annotated[float, Field(ge=-1, le=1)]
+    similar: Annotated[float, Field(ge=-1, le=1)]
+
+    @model_validator(mode="after")
+    def _descends(self) -> "Likeness":
+        if not self.same >= self.very_similar >= self.similar:
+            raise ValueError("must be in order: same >= very_similar >= similar")
+        return self
+
+
 class ModelInfo(Wire):
     """A model's card, as `GET /predictions/<model>/<version>/info` returns it."""
 
@@ -181,6 +198,7 @@ class ModelInfo(Wire):
     dim: int | None = None
     feature_dim: int | None = None
     labels: list[str] = []
+    likeness: Likeness | None = None
 
 
 class Health(Wire):

@@ -204,6 +204,8 @@ def server_environment(addresses: Addresses, files: ServerFiles, threads: int) -
         "OMP_WAIT_POLICY": "PASSIVE",
         # glibc's arenas, one a thread, keep freed image buffers: memory would creep up.
         "MALLOC_ARENA_MAX": "2",
+        # 64 MB of pixels for each worker to use again: new memory for a photo of 12 MP costs 18 ms of page faults.
+        "PILLOW_BLOCKS_MAX": "4",
     }
     # `files` holds what the environment says of the index, made absolute: workers run in a folder of their own.
     return defaults | os.environ | {INDEX_DIR: str(files.index_dir.resolve())}

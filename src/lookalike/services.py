@@ -95,7 +95,9 @@ class EmbedderService(ModelService[dict[str, NDArray[Any]]]):
 
     def reply(self, row: Row, given: ModelInput, result: dict[str, NDArray[Any]]) -> Reply:
         """Reply in the form that the client accepts."""
-        headers = {wire.FINGERPRINT_HEADER: self.info.fingerprint}
+        # A router that fitted its crops for another embedder behind the same address can tell.
+        fitted = self.info.preprocess.digest()
+        headers = {wire.FINGERPRINT_HEADER: self.info.fingerprint, wire.PREPROCESS_HEADER: fitted}
         if row.accepts(wire.NPZ_TYPE):
             return wire.arrays_reply(result, headers)
         if row.accepts(wire.NPY_TYPE):
