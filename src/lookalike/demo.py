@@ -1,10 +1,7 @@
 """The demo: a photo that is not in the catalogue is searched over HTTP; the answer becomes a table and a picture."""
 
 import io
-import json
 import random
-import urllib.error
-import urllib.request
 from pathlib import Path
 from typing import Annotated
 
@@ -17,7 +14,7 @@ from rich.table import Table
 from lookalike.catalogue import printable
 from lookalike.config import ImageLimits
 from lookalike.contact_sheet import render_contact_sheet
-from lookalike.errors import CorruptImage, LookalikeError, ModelUnavailable, NotReady, SetupError
+from lookalike.errors import CorruptImage, LookalikeError, NotReady, SetupError
 from lookalike.images import decode_image
 from lookalike.index.faiss_index import open_index
 from lookalike.index.items import ItemRecord, Items
@@ -81,32 +78,6 @@ def _cut_out(data: bytes) -> Image.Image:
             return ImageOps.exif_transpose(image).convert("RGBA")
     except Exception as error:  # of what `decode_image` left aside, such as text that inflates without end
         raise CorruptImage(f"its transparency cannot be read: {error}") from error
-
-
-def search_over_http(url: str, image: bytes, subjects: int, timeout_s: float = 30) -> SearchResponse:
-    """Send `image` to `POST {url}/predictions/search`.
-
-    Raises:
-        LookalikeError: with the service's own words.
-        ModelUnavailable: when the service cannot be reached.
-    """
-    headers = {"content-type": "image/jpeg", "x-lookalike-subjects": str(subjects)}
-    request = urllib.request.Request(f"{url}/predictions/search", data=image, headers=headers)
-    try:
-        with urllib.request.urlopen(request, timeout=timeout_s) as reply:
-            return SearchResponse.model_validate_json(reply.read())
-    except urllib.error.HTTPError as error:
-        text = error.read().decode("utf-8", "replace")
-        raise LookalikeError(f"the service answered {error.code}: {_message(text)}") from error
-    except OSError as error:
-        raise ModelUnavailable(f"{url} cannot be reached: {error}; `lookalike serve` starts it") from error
-
-
-def _message(text: str) -> str:
-    try:
-        return str(json.loads(text)["error"]["message"])
-    except (ValueError, KeyError, TypeError):
-        return text[:300]
 
 
 def print_response(response: SearchResponse, console: Console) -> None:
@@ -173,7 +144,10 @@ def demo(
     query = compose_query(record, seed)
     out.mkdir(parents=True, exist_ok=True)
     (out / "query.jpg").write_bytes(query)
-    response = search_over_http(server.base_url, query, SUBJECTS)
+    from lookalike.client import Client  # the extra `client`: other commands do without
+
+    with Client(server.base_url) as client:
+        response = client.search(query, subjects=SUBJECTS)
     console.print(f"photographed item [bold]{escape(record.item_id)}[/] in a scene: {out / 'query.jpg'}")
     print_response(response, console)
     write_contact_sheet(query, response, items, out / "contact_sheet.png")

@@ -113,6 +113,15 @@ def test_words_come_with_the_image_in_every_form(shop, form):
     assert {name: seen[name] for name in (*words, "attributes")} == {**words, "attributes": attributes}
 
 
+def test_two_items_may_share_a_picture(shop):
+    client, folder = shop
+    for item_id in ("a", "b"):
+        assert client.put(f"/items/{item_id}", content=picture(100, folder)).json()["outcome"] == "added"
+    client.delete("/items/a")
+    assert client.get("/items/b/thumbnail").status_code == 200
+    assert not list((folder / "index").glob("reports/*"))
+
+
 def test_words_alone_leave_the_picture(shop):
     client, _ = shop
     before = client.get("/items/item-3").json()
@@ -234,6 +243,13 @@ def test_two_changes_of_one_item_keep_their_order(tmp_path, behind):
         assert client.delete("/items/a").json()["outcome"] == "removed"
         first.join()
         assert client.get("/index").json()["count"] == 0
+
+
+def test_more_changes_than_may_wait_are_refused_at_once(tmp_path, behind):
+    with gateway_over(tmp_path, behind, max_waiting_edits=1) as client:
+        reply = client.post("/items/batch", json={"delete": ["a", "b"]})
+        assert code_of(reply) == (503, "overloaded")
+        assert reply.headers["retry-after"]
 
 
 def test_the_first_item_makes_the_index(tmp_path, behind):

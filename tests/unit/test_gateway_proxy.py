@@ -232,6 +232,16 @@ def test_a_body_that_trickles_is_408_and_holds_no_place(gateway):
     assert client.get("/predictions/search/1.0/info").status_code == 200
 
 
+def test_a_body_that_nobody_waits_for_keeps_no_connection_open(gateway):
+    client, _ = gateway
+    with raw_connection(client) as connection:
+        connection.sendall(b"GET /livez HTTP/1.1\r\nhost: a\r\ncontent-length: 10\r\n\r\n")
+        assert connection.recv(65536).startswith(b"HTTP/1.1 200")
+        connection.sendall(b"abc")
+        connection.settimeout(15)
+        assert connection.recv(65536) == b""
+
+
 @pytest.mark.parametrize("sent", [b"", b"GET / HTTP/1.1\r\nhost: a\r\n", b"GET /" + b"a" * 20])
 def test_headers_that_trickle_are_408(gateway, sent):
     client, _ = gateway

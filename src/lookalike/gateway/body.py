@@ -19,9 +19,16 @@ class Body:
         BodyTooLarge: by the length that the client names.
     """
 
-    def __init__(self, receive: Receive, context: RequestContext, settings: GatewaySettings, max_bytes: int) -> None:
+    def __init__(
+        self,
+        receive: Receive,
+        context: RequestContext,
+        settings: GatewaySettings,
+        max_bytes: int,
+        timeout_s: float | None = None,
+    ) -> None:
         self._receive, self._settings, self._max_bytes = receive, settings, max_bytes
-        self._end_s = asyncio.get_running_loop().time() + settings.body_timeout_s
+        self._end_s = asyncio.get_running_loop().time() + (timeout_s or settings.body_timeout_s)
         self._seen = 0
         self._ended = False
         self.error: LookalikeError | None = None

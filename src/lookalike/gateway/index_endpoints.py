@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 from collections.abc import Callable
 from concurrent.futures import Executor
 from typing import TypeVar
@@ -79,8 +80,8 @@ class IndexEndpoints:
         length = context.headers.get("content-length", "")
         if not (length.isascii() and length.isdigit()):
             raise LengthRequired("the size of a snapshot is asked before it is taken", allowed="content-length")
-        # It comes in parts and goes to the disk: the limit on bodies, which guards memory, is not meant for it.
-        body = Body(request.receive, context, self._settings, int(length))
+        # It comes in parts and goes to the disk: limits on whole bodies are not meant for it, those on each part are.
+        body = Body(request.receive, context, self._settings, int(length), timeout_s=math.inf)
         with self._snapshots.upload(name, int(length)) as file:
             async for part in body.parts():
                 await anyio.to_thread.run_sync(file.write, part)

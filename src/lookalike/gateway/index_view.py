@@ -79,8 +79,9 @@ class ImageFiles:
 
     def remove_unused(self, layout: IndexLayout, candidates: set[bytes]) -> None:
         """Delete those of `candidates` that no version on disk has and nobody holds."""
+        candidates = {content_sha256 for content_sha256 in candidates if self.path(content_sha256).exists()}
         kept: set[bytes] = set()
-        for name in layout.version_names():
+        for name in layout.version_names() if candidates else ():
             kept |= open_snapshot(layout.version_dir(name)).items.content_hashes()
         for content_sha256 in candidates - kept:
             with self._lock:

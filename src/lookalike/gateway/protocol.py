@@ -45,6 +45,15 @@ def bounded_protocol(
                 self._refuse(HeadersTooLarge("the headers are too large", allowed=f"at most {max_header_bytes} bytes"))
                 return
             super().data_received(data)
+            self._watch_idle()
+
+        def _watch_idle(self) -> None:
+            """Count a connection as idle whose request was answered before its body had come: uvicorn forgets it."""
+            idle = self.cycle is not None and self.cycle.response_complete and not self._in_head
+            if idle and self.timeout_keep_alive_task is None and not self.transport.is_closing():
+                self.timeout_keep_alive_task = self.loop.call_later(
+                    self.timeout_keep_alive, self.timeout_keep_alive_handler
+                )
 
         def on_message_begin(self) -> None:
             super().on_message_begin()

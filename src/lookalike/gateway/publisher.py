@@ -180,6 +180,8 @@ class Publisher:
         if not items:
             return None
         edit = self._ingest(Catalogue(self._images.folder, list(items.values())))
+        if edit.report is not None:
+            edit.report.unlink(missing_ok=True)  # the client is told; a file for each change would pile up
         unreadable = {problem.item_id: problem for problem in edit.problems if problem.kind == "unreadable"}
         for item_id in items:
             if (problem := unreadable.get(item_id)) is not None:
