@@ -14,7 +14,7 @@ IMAGES ?= $(STAMPS)
 FAISS  ?= cpu
 ROOT_RUN := $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: help setup models archives catalogue index serve web stop status demo test test-unit test-e2e lint type fmt lock bench clean
+.PHONY: help setup models archives browser catalogue index serve web stop status demo test test-unit test-e2e lint type fmt lock bench clean
 
 help: ## Show this help
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  \033[1m%-10s\033[0m %s\n", $$1, $$2}'
@@ -64,13 +64,19 @@ status: ## Say whether TorchServe runs and what is ready
 demo: archives index serve ## Everything: install, index real photos, serve, search (IMAGES=dir for your own)
 	@$(BIN)/lookalike demo
 
-test: setup lint type models archives ## Check style and types, run every test
+browser: # Chromium, which the page is tested in
+	@command -v chromium >/dev/null || { \
+	  echo "browser: installing Chromium by apt-get"; \
+	  $(ROOT_RUN) apt-get update -qq >/dev/null; \
+	  $(ROOT_RUN) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium >/dev/null; }
+
+test: setup browser lint type models archives ## Check style and types, run every test
 	@$(BIN)/python -m pytest
 
 test-unit: setup ## Run the tests that need neither models nor a server
 	@$(BIN)/python -m pytest tests/unit
 
-test-e2e: archives ## Run the tests on a real TorchServe
+test-e2e: browser archives ## Run the tests on a real TorchServe
 	@$(BIN)/python -m pytest tests/e2e
 
 lint: setup ## Check the style

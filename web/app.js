@@ -12,7 +12,6 @@ import { showTiming } from "./timing.js";
 
 const TOP_K = 24;
 const MAX_REGIONS = 6;
-const SAMPLES = 6;
 const KEY = "lookalike-api-key";
 
 const at = (id) => document.getElementById(id);
@@ -253,26 +252,6 @@ async function showCatalogue() {
   at("catalogue").textContent = `${index.count.toLocaleString("en")} items in the catalogue`;
 }
 
-// The first items of the catalogue are something to try, whatever it holds.
-async function showSamples() {
-  const { items } = await service.items({ limit: SAMPLES });
-  const choices = items.map(({ item_id, title }) => {
-    const picture = element("img", { alt: "", loading: "lazy" });
-    showThumbnail(picture, item_id);
-    const label = `Search with ${title || item_id}`;
-    return element("li", {}, element("button", { type: "button", "aria-label": label, onclick: () => takeItem(item_id) }, picture));
-  });
-  refill(at("samples").querySelector("ul"), choices);
-  at("samples").hidden = choices.length === 0;
-}
-
-function takeItem(itemId) {
-  return attempt(async (signal) => {
-    const blob = await service.thumbnail(itemId, { edge: 512, signal });
-    take(new File([blob], itemId, { type: blob.type }));
-  });
-}
-
 function another() {
   under_way.abort();
   for (const id of ["stage", "toolbar", "crop", "region-help", "described", "filters", "examples", "timing", "snippets", "nothing", "error"]) at(id).hidden = true;
@@ -311,7 +290,6 @@ function start() {
   document.addEventListener("drop", (event) => event.dataTransfer.files[0] && take(event.dataTransfer.files[0]));
   document.addEventListener("paste", (event) => event.clipboardData.files[0] && take(event.clipboardData.files[0]));
   for (const button of at("snippets").querySelectorAll("button")) button.addEventListener("click", () => copySnippet(button.dataset.language));
-  at("hits").addEventListener("error", (event) => event.target.classList.contains("thumbnail") && event.target.classList.add("missing"), true);
   at("key-form").addEventListener("submit", (event) => {
     event.preventDefault();
     sessionStorage.setItem(KEY, at("key").value);
@@ -324,7 +302,7 @@ function start() {
 }
 
 function greet() {
-  Promise.all([showCatalogue(), showSamples()]).catch(showError);
+  showCatalogue().catch(showError);
 }
 
 function dragging(event, inside) {

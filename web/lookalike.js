@@ -104,12 +104,6 @@ export class Lookalike {
     return (await this.#send(path, { method: "GET", headers: {}, signal }, new Deadline(this.timeoutMs))).json();
   }
 
-  /** Return a page of the catalogue's items: `{ version, count, items, next_cursor }`. */
-  async items({ limit = 100, cursor, signal } = {}) {
-    const query = new URLSearchParams({ limit, ...(cursor ? { cursor } : {}) });
-    return (await this.#send(`/items?${query}`, { method: "GET", headers: {}, signal }, new Deadline(this.timeoutMs))).json();
-  }
-
   async #model(model, image, { signal, ...options }, deadline) {
     const headers = { "content-type": "application/octet-stream", ...optionHeaders(options) };
     const request = { method: "POST", headers, body: image, signal };

@@ -107,7 +107,8 @@ def settled(page: Page) -> None:
 
 def searched(page: Page, act: Any) -> SearchResponse:
     """Do something that starts a search; return its answer when the page shows it."""
-    with page.expect_response("**/predictions/search") as caught:
+    # The client sends again what was answered with 503: the machine may be busy.
+    with page.expect_response(lambda reply: reply.url.endswith("/predictions/search") and reply.ok) as caught:
         act()
     response = SearchResponse.model_validate_json(caught.value.body())
     settled(page)
@@ -202,7 +203,7 @@ def test_more_and_less_like_a_hit_change_the_hits(page: Page) -> None:
     assert first.item_id in {hit.item_id for hit in answer.hits}
 
 
-def test_a_photo_comes_by_paste_drop_sample_and_camera(page: Page) -> None:
+def test_a_photo_comes_by_paste_drop_and_camera(page: Page) -> None:
     data = base64.b64encode(encoded(draw("disc", "green", seed=5))).decode()
     give = """([kind, data]) => {
         const bytes = Uint8Array.from(atob(data), (letter) => letter.charCodeAt(0));
@@ -216,9 +217,6 @@ def test_a_photo_comes_by_paste_drop_sample_and_camera(page: Page) -> None:
     for kind in ("paste", "drop"):
         searched(page, lambda kind=kind: page.evaluate(give, [kind, data]))
         page.get_by_role("button", name="Another photo").click()
-    answer = searched(page, lambda: page.get_by_role("button", name="Search with A red disc", exact=True).click())
-    assert answer.hits[0].item_id == "disc-red"
-    page.get_by_role("button", name="Another photo").click()
     page.get_by_role("button", name="Take a photo").click()
     searched(page, lambda: page.get_by_role("button", name="Take the photo").click())
 
