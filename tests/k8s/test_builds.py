@@ -1,4 +1,4 @@
-"""Every overlay, and every combination of components, builds and is what each Kubernetes version's strict schema says."""
+"""Every overlay and every combination of components builds, and is valid by each Kubernetes version's strict schema."""
 
 import itertools
 import json
@@ -50,7 +50,7 @@ def lost(given: object, kept: object, at: str = "") -> list[str]:
     if isinstance(given, dict) and isinstance(kept, dict):
         return [where for key in given for where in lost(given[key], kept.get(key), f"{at}.{key}")]
     if isinstance(given, list) and isinstance(kept, list):
-            pairs = enumerate(zip(given, kept, strict=True))
+        pairs = enumerate(zip(given, kept, strict=True))
         return [where for n, (one, other) in pairs for where in lost(one, other, f"{at}[{n}]")]
     return [at] if kept is None and given is not None else []
 
@@ -95,6 +95,6 @@ def test_every_combination_of_components_builds_and_is_valid(tmp_path: Path) -> 
         manifests = make(tmp_path / str(number), chosen)
         deployments = of_kind(manifests, "Deployment").keys()
         assert deployments == ({"router"} if "all-in-one" in chosen else {"router", "detector", "embedder", "metadata"})
-        # Each manifest on its own was held to every version with the overlays; here to both ends.
+        # The overlays hold each manifest to every version; here it is both ends.
         for manifest, version in itertools.product(manifests, (VERSIONS[0], VERSIONS[-1])):
             check(manifest, version)
