@@ -1,9 +1,9 @@
-"""Measures what a pod of each role needs: memory of the whole server at rest and under load, and cores that it keeps busy.
+"""Measures what a pod of each role needs: memory of the whole server at rest and under load, and the cores it uses.
 
     python -m benchmarks.role_sizes --clients 4 --requests 80
 
-Each role runs as a container would run it (`lookalike serve --foreground`) and gets photos of 12 MP. The requests and limits
-in k8s/ are these figures with room to spare.
+Each role runs as a container would run it (`lookalike serve --foreground`) and gets photos of 12 MP.
+The requests and limits in k8s/ are these figures with room to spare.
 """
 
 import argparse

@@ -5,6 +5,7 @@ import sys
 
 import typer
 
+from lookalike.capacity import capacity
 from lookalike.demo import demo
 from lookalike.errors import LookalikeError
 from lookalike.evaluation_commands import evaluate
@@ -16,6 +17,7 @@ app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help="Re
 app.add_typer(index_commands, name="index")
 app.add_typer(label_commands, name="labels")
 app.add_typer(server_commands)
+app.command()(capacity)
 app.command()(demo)
 app.command()(evaluate)
 
