@@ -11,6 +11,7 @@ from lookalike.errors import LookalikeError
 from lookalike.evaluation_commands import evaluate
 from lookalike.index.commands import app as index_commands
 from lookalike.labels.commands import app as label_commands
+from lookalike.preflight import preflight
 from lookalike.server_commands import app as server_commands
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help="Reverse image search as a service.")
@@ -20,6 +21,7 @@ app.add_typer(server_commands)
 app.command()(capacity)
 app.command()(demo)
 app.command()(evaluate)
+app.command()(preflight)
 
 
 def main() -> None:

@@ -22,7 +22,7 @@ def test_a_flat_look_up_takes_the_time_that_was_measured():
 
 
 def test_pods_nodes_and_cost_by_hand():
-    # 100 a second at 1/7.5 + 0.0013 core seconds are 13.46 cores, at 70 % 19.23: ten pods of two. 4.3 GB each: four a node.
+    # 100 a second at 1/7.5 + 0.0013 core seconds: 13.46 cores, at 70 % 19.23, ten pods. 4.3 GB each: four a node.
     made = plan(Load(100, 1_000_000, 512, "hnsw"), NODE)
     assert (made.pods, made.nodes) == (10, 3)
     assert made.cost_per_1000 == pytest.approx(3 * 0.40 / 3600 / 100 * 1000)
