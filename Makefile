@@ -14,7 +14,7 @@ IMAGES ?= $(STAMPS)
 FAISS  ?= cpu
 ROOT_RUN := $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: k8s-validate help setup models archives catalogue index serve stop status demo test test-unit test-e2e lint type fmt lock bench clean
+.PHONY: k8s-validate k8s-e2e help setup models archives catalogue index serve stop status demo test test-unit test-e2e lint type fmt lock bench clean
 
 help: ## Show this help
 	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  \033[1m%-12s\033[0m %s\n", $$1, $$2}'
@@ -72,6 +72,9 @@ test-e2e: archives ## Run the tests on a real TorchServe
 
 k8s-validate: setup ## Build every overlay and combination of components, check schemas and policy
 	@$(BIN)/python -m pytest tests/k8s
+
+k8s-e2e: setup ## Deploy on the cluster of the kubeconfig, break things under load, clean up (ARGS=...)
+	@$(BIN)/python -m k8s.e2e $(ARGS)
 
 lint: setup ## Check the style
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
