@@ -17,7 +17,9 @@ OLDEST = 30
 CUSTOM = {"ServiceMonitor": ServiceMonitor, "PrometheusRule": PrometheusRule, "ScaledObject": ScaledObject}
 # all-in-one takes away what the others added for each workload, and gpu asks what is left.
 LAST = ["all-in-one", "gpu"]
-FREE = [name for name in COMPONENTS if name not in (*LAST, "autoscaling", "autoscaling-keda")]
+# These only add manifests of their own, so that each other combination is built with all of them and with none.
+ADDING = ["index-build", "ingress", "monitoring", "network-policies"]
+FREE = [name for name in COMPONENTS if name not in (*LAST, *ADDING, "autoscaling", "autoscaling-keda")]
 
 
 def newest() -> int:
@@ -77,7 +79,8 @@ def combinations() -> list[tuple[str, ...]]:
     free = itertools.chain.from_iterable(itertools.combinations(FREE, n) for n in range(len(FREE) + 1))
     scaled: list[tuple[str, ...]] = [(), ("autoscaling",), ("autoscaling-keda",)]
     last = [(), ("all-in-one",), ("gpu",), ("all-in-one", "gpu")]
-    return [(*a, *b, *c) for a, b, c in itertools.product(free, scaled, last)]
+    added: list[tuple[str, ...]] = [(), tuple(ADDING)]
+    return [(*a, *b, *c, *d) for a, b, c, d in itertools.product(added, free, scaled, last)]
 
 
 def make(folder: Path, components: tuple[str, ...]) -> list[Manifest]:
@@ -88,6 +91,14 @@ def make(folder: Path, components: tuple[str, ...]) -> list[Manifest]:
     named = "\n".join(f"  - {tree}/components/{name}" for name in components)
     (folder / "kustomization.yaml").write_text("\n".join([*lines, f"components:\n{named}" if components else "", ""]))
     return build(folder)
+
+
+@pytest.mark.parametrize("name", ADDING)
+def test_a_component_that_adds_changes_nothing_else(name: str, tmp_path: Path) -> None:
+    base, more = make(tmp_path / "base", ()), make(tmp_path / "more", (name,))
+    assert all(manifest in more for manifest in base) and len(more) > len(base)
+    for manifest in more:
+        check(manifest, VERSIONS[-1])
 
 
 def test_every_combination_of_components_builds_and_is_valid(tmp_path: Path) -> None:
