@@ -14,10 +14,10 @@ IMAGES ?= $(STAMPS)
 FAISS  ?= cpu
 ROOT_RUN := $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: help setup models archives browser catalogue index serve web stop status demo test test-unit test-e2e lint type fmt lock bench clean
+.PHONY: k8s-validate k8s-e2e help setup models archives browser catalogue index serve web stop status demo test test-unit test-e2e lint type fmt lock bench clean
 
 help: ## Show this help
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  \033[1m%-10s\033[0m %s\n", $$1, $$2}'
+	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  \033[1m%-12s\033[0m %s\n", $$1, $$2}'
 
 setup: $(VENV)/.ready ## Install Java, the Python environment and Lookalike itself (about 2 minutes, once)
 
@@ -78,6 +78,12 @@ test-unit: setup ## Run the tests that need neither models nor a server
 
 test-e2e: browser archives ## Run the tests on a real TorchServe
 	@$(BIN)/python -m pytest tests/e2e
+
+k8s-validate: setup ## Build every overlay and combination of components, check schemas and policy
+	@$(BIN)/python -m pytest tests/k8s
+
+k8s-e2e: setup ## Deploy on the cluster of the kubeconfig, break things under load, clean up (ARGS=...)
+	@$(BIN)/python -m k8s.e2e $(ARGS)
 
 lint: setup ## Check the style
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .

@@ -5,6 +5,7 @@ import sys
 
 import typer
 
+from lookalike.capacity import capacity
 from lookalike.client.commands import search
 from lookalike.delivery.commands import index as delivery_commands
 from lookalike.delivery.commands import models as model_commands
@@ -15,6 +16,7 @@ from lookalike.gateway.commands import app as gateway_commands
 from lookalike.gateway.commands import keys_app as key_commands
 from lookalike.index.commands import app as index_commands
 from lookalike.labels.commands import app as label_commands
+from lookalike.preflight import preflight
 from lookalike.server_commands import app as server_commands
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help="Reverse image search as a service.")
@@ -25,9 +27,11 @@ app.add_typer(label_commands, name="labels")
 app.add_typer(key_commands, name="keys")
 app.add_typer(server_commands)
 app.add_typer(gateway_commands)
+app.command()(capacity)
 app.command()(demo)
 app.command()(search)
 app.command()(evaluate)
+app.command()(preflight)
 
 
 def main() -> None:

@@ -25,9 +25,11 @@ from lookalike.errors import DeadlineExceeded, LookalikeError, ModelFailed, Mode
 from lookalike.metadata import METADATA_DIR, CropDescriber
 from lookalike.preprocessing import Preprocess
 from lookalike.schemas import Description, Detection, DetectorResponse, MetadataResponse, ModelInfo
+from lookalike.spreading import Resolve, SpreadingSession, resolve_by_system
 from lookalike.stage_timer import Deadline
 
 _FITS = 3  # attempts to fit crops for the embedder that answers, while one takes another's place
+_CONNECT_S = 0.5
 MODEL_NAMES = ("detector", "embedder", "metadata_creator")
 
 logger = logging.getLogger(__name__)
@@ -166,9 +168,9 @@ class Answer(NamedTuple):
 
 
 class ModelEndpoint:
-    """One model server over a pooled keep-alive session: its card, and calls with the time that is left."""
+    """One model over kept-alive connections to all its servers: its card, and calls with the time that is left."""
 
-    def __init__(self, stage: str, url: str, session: aiohttp.ClientSession) -> None:
+    def __init__(self, stage: str, url: str, session: SpreadingSession) -> None:
         self.stage, self._url, self._session = stage, url, session
         self._info: ModelInfo | None = None
         self.fingerprint: str | None = None  # of the model that answered last
@@ -194,13 +196,16 @@ class ModelEndpoint:
         return await self._send("GET", None, {wire.PATH_HEADER: path}, deadline)
 
     async def _send(self, method: str, data: bytes | None, headers: dict[str, str], deadline: Deadline) -> Answer:
-        """Send once, and once more when the connection broke: a keep-alive connection may have died unnoticed."""
+        """Send once, and once more, to another address if there is one, when the connection or the reply broke off.
+
+        A keep-alive connection may have died unnoticed, and a pod may end at any moment; a call changes nothing.
+        """
         try:
             try:
                 return await self._send_once(method, data, headers, deadline)
-            except aiohttp.ClientConnectionError:
+            except aiohttp.ClientError:
                 return await self._send_once(method, data, headers, deadline)
-        except aiohttp.ClientError as error:  # a reply that breaks off is one, too, and no ClientConnectionError
+        except aiohttp.ClientError as error:
             self._log(f"cannot be reached: {error}", deadline)
             raise ModelUnavailable(f"{self.stage}: the model server cannot be reached") from error
 
@@ -243,10 +248,13 @@ async def _state(endpoint: ModelEndpoint, deadline: Deadline) -> str:
 class HttpModelClient:
     """The models behind their servers; pixels travel as uint8 arrays of the network's input size."""
 
-    def __init__(self, settings: RouterSettings) -> None:
+    def __init__(self, settings: RouterSettings, resolve: Resolve = resolve_by_system) -> None:
         connector = aiohttp.TCPConnector(limit=settings.max_connections)
-        # Every await is bounded by the request's deadline: aiohttp's own timeout would be a second clock.
-        self._session = aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=None))
+        # Every await is bounded by the request's deadline: aiohttp's own timeout would be a second clock. Only a
+        # connection has one, as the address of a pod that is gone answers nothing at all.
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_S)
+        session = aiohttp.ClientSession(connector=connector, timeout=timeout)
+        self._session = SpreadingSession(session, settings.resolve_s, resolve)
         self.detector = ModelEndpoint("detect", settings.detector_url, self._session)
         self.embedder = ModelEndpoint("embed", settings.embedder_url, self._session)
         self.metadata = ModelEndpoint("describe", settings.metadata_url, self._session)

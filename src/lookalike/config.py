@@ -85,6 +85,7 @@ class RouterSettings(Settings):
     look_px: Annotated[int, Field(ge=1)] = 640
     crop_px: Annotated[int, Field(ge=1)] = 256
     max_connections: Annotated[int, Field(ge=1)] = 64
+    resolve_s: Annotated[float, Field(gt=0)] = 1.0  # how old the addresses behind a model's host name may be
     threads: Annotated[int, Field(ge=1)] = 4  # for decoding and look-ups, which release the GIL
     index_poll_s: Annotated[float, Field(gt=0)] = 1.0
     limits: ImageLimits = ImageLimits()

@@ -35,6 +35,19 @@ class ServerSettings(Settings):
     heap_mb: Annotated[int, Field(ge=256)] = 1024  # 16 bodies of 20 MB at once need it; a quarter is used at rest
     threads: Annotated[int, Field(ge=0)] = 0  # of a worker's OpenMP and BLAS; 0: one a core
     ready_s: Annotated[float, Field(gt=0)] = 120
+    models: str = ""  # names parted by commas: a pod's role; empty: all
+
+    def chosen(self, archives: Mapping[str, Path]) -> dict[str, Path]:
+        """Return those of `archives` that `models` names, or all.
+
+        Raises:
+            SetupError: when a named one is not there.
+        """
+        names = [name.strip() for name in self.models.split(",") if name.strip()] or list(archives)
+        unknown = [name for name in names if name not in archives]
+        if unknown:
+            raise SetupError(f"LOOKALIKE_SERVER_MODELS: no model {', '.join(unknown)}", allowed=", ".join(archives))
+        return {name: archives[name] for name in names}
 
 
 @dataclass(frozen=True)

@@ -270,3 +270,14 @@ def test_the_router_holds_the_models_unless_a_gpu_or_a_url_speaks_against_it(fil
     monkeypatch.setattr(server_config, "_GPU", tmp_path / "none")
     monkeypatch.setenv("LOOKALIKE_ROUTER_EMBEDDER_URL", "http://embedder/predictions/embedder")
     assert way() == "http"
+
+
+@pytest.mark.parametrize(("models", "served"), [("", ["a", "b"]), ("b", ["b"]), ("b, a", ["b", "a"])])
+def test_a_server_serves_the_models_that_are_named_or_all(models, served):
+    archives = {"a": Path("a.mar"), "b": Path("b.mar")}
+    assert list(ServerSettings(models=models).chosen(archives)) == served
+
+
+def test_a_model_that_is_not_there_is_named():
+    with pytest.raises(SetupError, match=r"LOOKALIKE_SERVER_MODELS: no model c"):
+        ServerSettings(models="a,c").chosen({"a": Path("a.mar")})
