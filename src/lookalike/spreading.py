@@ -17,6 +17,8 @@ Resolve = Callable[[str], Awaitable[Sequence[str]]]
 RESOLVE_TIMEOUT_S = 0.5
 # For how long an address that broke a connection is asked only when there is no other.
 SET_ASIDE_S = 5.0
+# Addresses that a call tries to connect to.
+CONNECTS = 3
 
 
 async def resolve_by_system(host: str) -> list[str]:
@@ -106,18 +108,28 @@ class SpreadingSession:
         named = URL(url)
         host = named.host or ""
         pods = self._pods.setdefault(host, Pods(host, self._resolve, self._fresh_s))
-        address = await pods.take()
         extra: dict[str, Any] = {"server_hostname": host} if named.scheme == "https" else {}
         sent = {**headers, "host": named.authority}
-        broken = False
-        try:
-            async with self._session.request(method, named.with_host(address), data=data, headers=sent, **extra) as got:
-                yield got
-        except aiohttp.ClientError:
-            broken = True
-            raise
-        finally:
-            pods.give_back(address, broken)
+        for left in range(CONNECTS - 1, -1, -1):
+            address, broken = await pods.take(), True
+            try:
+                async with self._session.request(
+                    method, named.with_host(address), data=data, headers=sent, **extra
+                ) as got:
+                    yield got
+                broken = False
+                return
+            except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError):
+                # Nothing was sent yet, so that another address may be asked at any time.
+                if not left:
+                    raise
+            except aiohttp.ClientError:
+                raise
+            except BaseException:
+                broken = False  # the caller's own: a deadline, or an error that the model told
+                raise
+            finally:
+                pods.give_back(address, broken)
 
     async def close(self) -> None:
         """Close the connections."""

@@ -1,4 +1,4 @@
-"""The signal of the autoscalers on a real server: the rate of its latency counter is how many requests are in flight."""
+"""The autoscalers' signal on a real server: the rate of its latency counter is how many requests are in flight."""
 
 import concurrent.futures
 import io
