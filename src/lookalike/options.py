@@ -6,7 +6,7 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 from lookalike.errors import InvalidOption
-from lookalike.rows import DEADLINE_HEADER, OPTION_HEADER
+from lookalike.rows import DEADLINE_HEADER, OPTION_HEADER, STRUCTURED
 from lookalike.schemas import DetectorOptions, EmbedderOptions, NoOptions, SearchOptions, Wire
 
 OPTIONS_OF: dict[str, type[Wire]] = {
@@ -17,7 +17,6 @@ OPTIONS_OF: dict[str, type[Wire]] = {
 }
 IMAGE_URL = "image_url"
 _DEADLINE = "deadline_ms"  # of every model
-_STRUCTURED = ("box", "filters")
 _MAX_FIELDS = 64
 
 
@@ -56,7 +55,7 @@ def _header(option: str) -> str:
 
 def _text(option: str, value: Any) -> str:
     """Return the value as a header may carry it: printable ASCII; JSON escapes the rest."""
-    if option in _STRUCTURED:
+    if option in STRUCTURED:
         return json.dumps(_structure(option, value) if isinstance(value, str) else value)
     text = value if isinstance(value, str) else json.dumps(value)
     if not (text.isascii() and text.isprintable()):

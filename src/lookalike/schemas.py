@@ -207,6 +207,7 @@ class Health(Wire):
     ready: bool
     checks: dict[str, str] = {}
     index: IndexInfo | None = None
+    open_indexes: dict[str, str] | None = None
     refused_index: str | None = None
 
 

@@ -15,6 +15,7 @@ from lookalike.gateway.openapi import document
 from lookalike.gateway.openapi_examples import EXAMPLES
 from lookalike.gateway.settings import GatewaySettings
 from lookalike.options import OPTIONS_OF
+from lookalike.rows import STRUCTURED
 from lookalike.server_config import read_properties
 from tests.gateway_running import client_of, running_gateway
 
@@ -52,6 +53,12 @@ def test_every_option_of_a_model_is_in_the_document(model):
     operation = document()["paths"][f"/predictions/{model}"]["post"]
     names = {parameter["name"] for parameter in operation["parameters"]}
     assert set(OPTIONS_OF[model].model_fields) <= names
+
+
+def test_every_option_that_is_a_structure_comes_as_json_in_the_query_string():
+    parameters = document()["paths"]["/predictions/search"]["post"]["parameters"]
+    kinds = {parameter["name"]: parameter["schema"].get("type") for parameter in parameters}
+    assert {kinds[name] for name in STRUCTURED} == {"string"}
 
 
 @pytest.mark.parametrize("path", document()["paths"])

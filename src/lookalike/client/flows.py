@@ -52,6 +52,8 @@ class SearchKeywords(TypedDict, total=False):
     min_similarity: float | None
     attributes: bool
     subjects: int
+    like: list[str]
+    unlike: list[str]
     request_id: str
 
 

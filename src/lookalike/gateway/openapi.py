@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from lookalike import item_schemas, schemas
 from lookalike.gateway.context import context_of
-from lookalike.gateway.openapi_examples import EXAMPLES
+from lookalike.gateway.openapi_examples import EXAMPLES, STRUCTURES
 from lookalike.gateway.thumbnails import EDGES_PX
 from lookalike.options import OPTIONS_OF
 from lookalike.rows import JSON_TYPE, NPY_TYPE, NPZ_TYPE
@@ -222,9 +222,8 @@ def _model(model: str) -> _JSON:
 
 def _option_parameters(model: str) -> list[_JSON]:
     properties = OPTIONS_OF[model].model_json_schema(ref_template=_REF).get("properties", {})
-    structured = {"box": "120,80,560,470", "filters": '{"category": ["animals"]}'}
     options = [
-        _query(name, {"type": "string"}, structured[name]) if name in structured else _query(name, schema)
+        _query(name, {"type": "string"}, STRUCTURES[name]) if name in STRUCTURES else _query(name, schema)
         for name, schema in properties.items()
     ]
     deadline = _query("deadline_ms", {"type": "number", "exclusiveMinimum": 0}, 800)

@@ -23,6 +23,14 @@ _ITEM = {
 _SNAPSHOT = {"name": "before-sale", "version": _VERSION, "count": 802, "bytes": 1_812_480}
 _TINY_IMAGE = "R0lGODlhAQABAIAAAP8AAP///yH5BAAAAAAALAAAAAABAAEAAAICRAEAOw=="
 
+# Options that are structures, as they stand in a query string.
+STRUCTURES = {
+    "box": "120,80,560,470",
+    "filters": '{"category": ["animals"]}',
+    "like": '["animals/cat.png"]',
+    "unlike": '["animals/dog.png"]',
+}
+
 EXAMPLES: dict[str, Any] = {
     "SearchResponse": {
         "subject": {**_DETECTION, "source": "detector"},
