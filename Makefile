@@ -14,10 +14,10 @@ IMAGES ?= $(STAMPS)
 FAISS  ?= cpu
 ROOT_RUN := $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: help setup models archives catalogue index serve stop status demo test test-unit test-e2e lint type fmt lock bench clean
+.PHONY: k8s-validate k8s-e2e help setup models archives browser catalogue index serve web stop status demo test test-unit test-e2e lint type fmt lock bench clean
 
 help: ## Show this help
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  \033[1m%-10s\033[0m %s\n", $$1, $$2}'
+	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  \033[1m%-12s\033[0m %s\n", $$1, $$2}'
 
 setup: $(VENV)/.ready ## Install Java, the Python environment and Lookalike itself (about 2 minutes, once)
 
@@ -52,6 +52,9 @@ index: models catalogue ## Index a folder of images (IMAGES=dir)
 serve: archives ## Start TorchServe with all models in the background
 	@$(BIN)/lookalike serve
 
+web: serve ## Serve the page and the API in front of TorchServe, until interrupted
+	@$(BIN)/lookalike web --catalogue "$(IMAGES)"
+
 stop: ## Stop TorchServe
 	@$(BIN)/lookalike stop
 
@@ -61,14 +64,26 @@ status: ## Say whether TorchServe runs and what is ready
 demo: archives index serve ## Everything: install, index real photos, serve, search (IMAGES=dir for your own)
 	@$(BIN)/lookalike demo
 
-test: setup lint type models archives ## Check style and types, run every test
+browser: # Chromium, which the page is tested in
+	@command -v chromium >/dev/null || { \
+	  echo "browser: installing Chromium by apt-get"; \
+	  $(ROOT_RUN) apt-get update -qq >/dev/null; \
+	  $(ROOT_RUN) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium >/dev/null; }
+
+test: setup browser lint type models archives ## Check style and types, run every test
 	@$(BIN)/python -m pytest
 
 test-unit: setup ## Run the tests that need neither models nor a server
 	@$(BIN)/python -m pytest tests/unit
 
-test-e2e: archives ## Run the tests on a real TorchServe
+test-e2e: browser archives ## Run the tests on a real TorchServe
 	@$(BIN)/python -m pytest tests/e2e
+
+k8s-validate: setup ## Build every overlay and combination of components, check schemas and policy
+	@$(BIN)/python -m pytest tests/k8s
+
+k8s-e2e: setup ## Deploy on the cluster of the kubeconfig, break things under load, clean up (ARGS=...)
+	@$(BIN)/python -m k8s.e2e $(ARGS)
 
 lint: setup ## Check the style
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
@@ -80,7 +95,7 @@ fmt: setup ## Mend the style
 	@$(BIN)/ruff check --fix . && $(BIN)/ruff format .
 
 lock: setup ## Resolve the dependencies anew into requirements/
-	@$(BIN)/uv pip compile --quiet --upgrade pyproject.toml --extra cpu --extra openvino --extra serve --extra train --extra bench --extra dev --generate-hashes --output-file requirements/dev.lock
+	@$(BIN)/uv pip compile --quiet --upgrade pyproject.toml --extra cpu --extra openvino --extra store --extra gateway --extra client --extra serve --extra train --extra bench --extra dev --generate-hashes --output-file requirements/dev.lock
 
 bench: archives ## Load a private server and hold it to benchmarks/budgets.yaml
 	@$(BIN)/python -m benchmarks.load

@@ -10,9 +10,9 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from lookalike.config import ImageLimits
+from lookalike.config import RouterSettings
 from lookalike.errors import LookalikeError
-from lookalike.images import crop_box, decode_image
+from lookalike.images import decode_image
 from lookalike.preprocessing import Preprocess
 from lookalike.schemas import Box
 
@@ -46,9 +46,10 @@ class Resizes(NamedTuple):
 
 def time_resizes(photo: bytes, box: Box, detector: Preprocess, embedder: Preprocess) -> Resizes:
     """Run the router's own two resizes of a photo in this process; return their medians."""
-    pixels = decode_image(photo, ImageLimits()).pixels
-    crop = crop_box(pixels, box)
-    return Resizes(_median_ms(detector, pixels), _median_ms(embedder, crop))
+    router = RouterSettings()
+    seen = decode_image(photo, router.limits, router.look_px)
+    cut_from = seen if seen.shows(box, router.crop_px) else decode_image(photo, router.limits, router.crop_px, box)
+    return Resizes(_median_ms(detector, seen.pixels), _median_ms(embedder, cut_from.crop(box)))
 
 
 def _median_ms(preprocess: Preprocess, image: Image.Image) -> float:

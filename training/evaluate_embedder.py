@@ -18,11 +18,13 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
-from lookalike.config import ModelSettings
+from lookalike.config import ModelSettings, RouterSettings
 from lookalike.embedding import Embedder
 from lookalike.errors import LookalikeError, SetupError
 from lookalike.evaluation import mean_average_precision_at_r, ranked_relevance, recall_at_k
+from lookalike.images import decode_image
 from lookalike.preprocessing import Preprocess
+from training.enlarged import enlarged_jpeg
 
 _BATCH = 8
 PAINTINGS = "museum-paintings"
@@ -74,14 +76,27 @@ def read_retrieval_manifest(folder: Path, split: str, sets: Sequence[str] | None
     ]
 
 
-def embed_files(embedder: Embedder, preprocess: Preprocess, paths: Sequence[Path]) -> NDArray[np.float32]:
-    """Return the embeddings `(n, dim)` of image files."""
+def embed_files(
+    embedder: Embedder, preprocess: Preprocess, paths: Sequence[Path], enlarge_px: int | None = None
+) -> NDArray[np.float32]:
+    """Return the embeddings `(n, dim)` of image files.
+
+    With `enlarge_px` each is a JPEG with so many pixels along its shortest edge, decoded as the router does.
+    """
     parts = []
     for start in tqdm(range(0, len(paths), _BATCH), unit="batch", disable=None):
         chunk = paths[start : start + _BATCH]
-        pixels = np.stack([preprocess.fit(Image.open(path).convert("RGB")) for path in chunk])
+        pixels = np.stack([preprocess.fit(_read(path, enlarge_px)) for path in chunk])
         parts.append(embedder.embed(pixels).embeddings)
     return np.concatenate(parts)
+
+
+def _read(path: Path, enlarge_px: int | None) -> Image.Image:
+    image = Image.open(path).convert("RGB")
+    if enlarge_px is None:
+        return image
+    router = RouterSettings()
+    return decode_image(enlarged_jpeg(image, enlarge_px), router.limits, router.crop_px).pixels
 
 
 def score_sets(images: Sequence[RetrievalImage], embeddings: NDArray[np.float32]) -> dict[str, RetrievalScores]:
@@ -182,6 +197,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--distractors", type=int, default=0, help="also: museum-paintings among so many other pictures"
     )
+    parser.add_argument("--enlarge-px", type=int, help="first make each picture a JPEG with this shortest edge")
     parser.add_argument("--json", type=Path, help="write the scores to this file, too")
     options = parser.parse_args(argv)
     # Only a training run's folder needs torch; what imports this module for its figures needs neither.
@@ -196,7 +212,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     preprocess = embedder.preprocess
     if options.resize:
         preprocess = preprocess.model_copy(update={"resize": options.resize})
-    embeddings = embed_files(embedder, preprocess, [image.path for image in images])
+    embeddings = embed_files(embedder, preprocess, [image.path for image in images], options.enlarge_px)
     scores = score_sets(images, embeddings)
     if options.distractors:
         name = f"{PAINTINGS} + {options.distractors}"

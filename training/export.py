@@ -119,6 +119,7 @@ def build_model(
             dim=entry.dim,
             feature_dim=entry.feature_dim,
             labels=labels,
+            likeness=entry.likeness,
             recipe=_recipe(entry, preprocess, labels, heads),
             files={path.name: sha256_of(path) for path in sorted(folder.iterdir())},
         )

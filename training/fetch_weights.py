@@ -89,7 +89,15 @@ def _convert_lite(name: str) -> Converter:
     return lambda files: lite_state_from_checkpoint(read_lite_checkpoint(files["checkpoint"]), name)
 
 
+def _convert_mobilenet_v2(files: Mapping[str, bytes]) -> dict[str, Tensor]:
+    """Return what lies before the classifier, named as in the body of a detector."""
+    prefix = "features."
+    found = read_lite_checkpoint(files["checkpoint"])
+    return {name.removeprefix(prefix): value for name, value in found.items() if name.startswith(prefix)}
+
+
 CONVERTERS: dict[str, Converter] = {
+    "mobilenet_v2": _convert_mobilenet_v2,
     "picodet_s": _convert_picodet,
     "efficientnet_lite0": _convert_lite("efficientnet_lite0"),
     "efficientnet_lite2": _convert_lite("efficientnet_lite2"),

@@ -3,7 +3,7 @@
 Run:
     python -m training.search_hparams --config training/configs/detector_search.yaml --out var/runs/search
 
-Trials are kept in SQLite: a killed search goes on with the trials that are missing.
+Trials are kept in SQLite: a killed search repeats the trial that it was at and goes on with those that are missing.
 """
 
 import argparse
@@ -18,14 +18,17 @@ from typing import Annotated, Any
 
 import optuna
 import yaml
+from optuna.trial import TrialState
 from pydantic import Field, ValidationError, model_validator
 
 from lookalike.errors import LookalikeError, SetupError
+from training.configuration import read_config
 from training.detector.config import DetectorConfig, StrictModel, load_config
-from training.train_detector import Training
+from training.train_detector import Diverged, Training
 
 STUDIES = "studies.db"
 BEST_CONFIG = "best.yaml"
+DONE = (TrialState.COMPLETE, TrialState.PRUNED)
 
 _log = logging.getLogger(__name__)
 
@@ -101,10 +104,7 @@ def load_search(path: Path) -> SearchConfig:
     Raises:
         SetupError: when it is missing, not YAML, or says something that it may not.
     """
-    try:
-        return SearchConfig.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except (OSError, yaml.YAMLError, ValidationError) as error:
-        raise SetupError(f"{path}: {error}") from error
+    return read_config(path, SearchConfig)
 
 
 def with_settings(base: DetectorConfig, settings: Mapping[str, Any]) -> DetectorConfig:
@@ -141,7 +141,7 @@ class Search:
         best: dict[str, Any] = {}
         for number, stage in enumerate(self.config.stages):
             space = stage.space or {name: space[name].around(best[name], stage.around_best) for name in space}
-            best = self._best(number, stage, space)
+            best = self._best(number, stage, space, best)
         final = self.config.final
         length = {"data.views_per_epoch": final.views_per_epoch, "optimiser.epochs": final.epochs}
         found = with_settings(self.base, {**best, **length})
@@ -150,39 +150,53 @@ class Search:
         Training(found, self._data, self._out / "final", self._downloads).run()
         return found
 
-    def _best(self, number: int, stage: Stage, space: Mapping[str, Range]) -> dict[str, Any]:
-        # Seeded by stage and by how many trials there are: a resumed search does not repeat the ones it has.
+    def _best(self, number: int, stage: Stage, space: Mapping[str, Range], before: Mapping[str, Any]) -> dict[str, Any]:
         study = optuna.create_study(
             storage=self._storage, study_name=stage.name, direction="maximize", load_if_exists=True
         )
-        done = len(study.get_trials(deepcopy=False, states=[optuna.trial.TrialState.COMPLETE]))
+        if before and not study.get_trials(deepcopy=False):
+            study.enqueue_trial(dict(before))  # so that a stage never ends below the one before it
+        self._repeat_killed(stage, study)
+        # Seeded by stage and by how many trials there are: a resumed search does not repeat the ones it has.
+        done = len(study.get_trials(deepcopy=False, states=DONE))
         study.sampler = optuna.samplers.TPESampler(seed=self.base.seed + 1000 * number + done, multivariate=True)
         study.optimize(
             lambda trial: self._score(trial, stage, space),
             n_trials=max(0, stage.trials - done),
             callbacks=[lambda study, trial: self._log(stage, study, trial)],
         )
+        if not study.get_trials(deepcopy=False, states=[TrialState.COMPLETE]):
+            raise SetupError(f"every trial of stage {stage.name} diverged: lower the rates of its space")
         return dict(study.best_params)
+
+    def _repeat_killed(self, stage: Stage, study: optuna.Study) -> None:
+        """Queue what a killed search was at again: its trial can neither end nor be counted."""
+        for trial in study.get_trials(deepcopy=False, states=[TrialState.RUNNING]):
+            study.tell(trial.number, state=TrialState.FAIL)
+            study.enqueue_trial(trial.params)
+            shutil.rmtree(self._run_dir(stage, trial.number), ignore_errors=True)
+            _log.info("%s: trial %d was killed and is repeated", stage.name, trial.number)
+
+    def _run_dir(self, stage: Stage, number: int) -> Path:
+        return self._out / f"{stage.name}-{number:03}"
 
     def _score(self, trial: optuna.Trial, stage: Stage, space: Mapping[str, Range]) -> float:
         settings = {name: choice.suggest(trial, name) for name, choice in space.items()}
         length = {"data.views_per_epoch": stage.views_per_epoch, "optimiser.epochs": stage.epochs}
         config = with_settings(self.base, {**settings, **length})
-        run_dir = self._out / f"{stage.name}-{trial.number:03}"
-        score = Training(config, self._data, run_dir, self._downloads).run().best_iou
-        shutil.rmtree(run_dir)  # a trial's weights are of no use; its settings and score are in the study
-        return score
+        run_dir = self._run_dir(stage, trial.number)
+        try:
+            return Training(config, self._data, run_dir, self._downloads).run().best_iou
+        except Diverged as error:
+            raise optuna.TrialPruned(str(error)) from error  # the sampler learns from it
+        finally:
+            shutil.rmtree(run_dir, ignore_errors=True)  # the settings and the score are in the study
 
     def _log(self, stage: Stage, study: optuna.Study, trial: optuna.trial.FrozenTrial) -> None:
-        _log.info(
-            "%s %d/%d: %.4f (best %.4f) %s",
-            stage.name,
-            trial.number + 1,
-            stage.trials,
-            trial.value or 0.0,
-            study.best_value,
-            trial.params,
-        )
+        done = study.get_trials(deepcopy=False, states=DONE)
+        best = max((other.value for other in done if other.value is not None), default=math.nan)
+        value = math.nan if trial.value is None else trial.value
+        _log.info("%s %d/%d: %.4f (best %.4f) %s", stage.name, len(done), stage.trials, value, best, trial.params)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

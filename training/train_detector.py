@@ -36,6 +36,10 @@ REPORT = "report.json"
 _log = logging.getLogger(__name__)
 
 
+class Diverged(SetupError):
+    """The loss is no longer a number: the learning rate is too high."""
+
+
 @dataclass
 class Progress:
     """How far a run is; with the tensors, all that a checkpoint holds."""
@@ -155,7 +159,7 @@ class Training:
             losses = self.learner.losses(batch.pixels.to(self.device), batch.truth)
         loss = torch.stack(list(losses.values())).sum()
         if not torch.isfinite(loss):
-            raise SetupError(f"the loss is {loss.item()} at step {total_step}: lower optimiser.rate")
+            raise Diverged(f"the loss is {loss.item()} at step {total_step}: lower optimiser.rate")
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.learner.network.parameters(), settings.clip)

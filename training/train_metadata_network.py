@@ -40,7 +40,6 @@ from training.networks import with_weights
 from training.own_log import exit_status
 
 _VAL_BATCH = 128
-
 _log = logging.getLogger(__name__)
 
 
@@ -53,6 +52,7 @@ class Progress:
     best: float = -1.0
     best_epoch: int = -1
     history: list[dict[str, float]] = field(default_factory=list)
+    seconds: float = 0.0  # of training, validation apart; the part of an epoch before a kill is not counted
 
 
 class Training:
@@ -87,6 +87,7 @@ class Training:
         self._rows = np.repeat(np.arange(len(data.train)), data.copies)
         self.progress = Progress()
         self._sum = 0.0  # of the epoch's losses
+        self._scores: dict[str, Score] = {}  # of the network as it is, once it was measured
         self._resume()
 
     @property
@@ -101,6 +102,7 @@ class Training:
             started_s = time.monotonic()
             if not self._epoch(stop_after_steps):
                 return self.progress
+            self.progress.seconds += time.monotonic() - started_s
             figures = self._validate()
             for name, value in figures.items():
                 writer.add_scalar(name, value, self.progress.epoch)
@@ -161,6 +163,7 @@ class Training:
             raise SetupError(f"the loss is {value} at step {step}: lower network.learning_rate")
         self.optimiser.step()
         self.ema.update_parameters(self.network)
+        self._scores = {}
         return value
 
     def _loss(self, logits: dict[str, Tensor], rows: Tensor, taught: dict[str, Tensor] | None) -> Tensor:
@@ -176,15 +179,16 @@ class Training:
     @torch.no_grad()
     def scores(self) -> dict[str, Score]:
         """Return the averaged network's scores on val by attribute, at the size that is served."""
+        if self._scores:
+            return self._scores
         self.ema.module.eval()
         chunks = self.data.val.pixels.split(_VAL_BATCH)
         guesses = [{k: v.argmax(1).cpu() for k, v in self.ema.module(c.to(self.device)).items()} for c in chunks]
-        scores = {}
         for name, truth in self.data.classes(self.data.val).items():
             known = torch.tensor([bool(row.values[name]) for row in self.data.val.rows])
             guessed = torch.cat([guess[name] for guess in guesses])
-            scores[name] = score_of(guessed[known].numpy(), truth[known].numpy())
-        return scores
+            self._scores[name] = score_of(guessed[known].numpy(), truth[known].numpy())
+        return self._scores
 
     def measure(self) -> dict[str, float]:
         """Return the averaged network's accuracy on val by attribute."""
@@ -217,11 +221,10 @@ class Training:
         """Write a checkpoint; a kill while it is written leaves the one before."""
         partial = self.run_dir / f".{CHECKPOINT}.partial"
         states = {"network": self.network, "ema": self.ema, "optimiser": self.optimiser}
-        whole = {name: part.state_dict() for name, part in states.items()}
-        torch.save(
-            whole | {"progress": asdict(self.progress), "sum": self._sum, "config": self.config.model_dump_json()},
-            partial,
-        )
+        whole: dict[str, Any] = {name: part.state_dict() for name, part in states.items()}
+        whole |= {"progress": asdict(self.progress), "sum": self._sum, "config": self.config.model_dump_json()}
+        scores = {name: list(score) for name, score in self._scores.items()}
+        torch.save(whole | {"rows": len(self._rows), "scores": scores}, partial)
         partial.replace(self.run_dir / CHECKPOINT)
 
     def _resume(self) -> None:
@@ -230,18 +233,15 @@ class Training:
         if not path.exists():
             return
         saved = torch.load(path, map_location=self.device, weights_only=True)
-        if decisive_settings(TrainingConfig.model_validate_json(saved["config"])) != decisive_settings(self.config):
+        other = TrainingConfig.model_validate_json(saved["config"]).decisive() != self.config.decisive()
+        if other or saved.get("rows", len(self._rows)) != len(self._rows):
             raise SetupError(f"{path} was written under other settings: choose another --run, or delete it")
         self.network.load_state_dict(saved["network"])
         self.ema.load_state_dict(saved["ema"])
         self.optimiser.load_state_dict(saved["optimiser"])
         self.progress, self._sum = Progress(**saved["progress"]), saved["sum"]
+        self._scores = {name: Score(*score) for name, score in saved.get("scores", {}).items()}
         _log.info("resumed at epoch %d, step %d", self.progress.epoch + 1, self.progress.step)
-
-
-def decisive_settings(config: TrainingConfig) -> dict[str, Any]:
-    """Return the settings that a run depends on; those of the heads' recipes and of the gate come after it."""
-    return config.model_dump(include={"seed", "data", "min_count", "copies", "network", "attributes"})
 
 
 def rate_at(done: float, warm_up: float) -> float:
@@ -277,6 +277,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--downloads", type=Path, default=Path("var/downloads"))
     parser.add_argument("--attributes", nargs="+", help="heads for these alone: a model of its own for each, say")
     parser.add_argument("--teacher", type=Path, nargs="+", help="folders of finished runs to learn from")
+    parser.add_argument("--share", type=float, default=1.0, help="of the train pictures")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     options = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
@@ -285,6 +286,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     def run() -> None:
         config = load_config(options.config)
         data = read_learning_set(config, options.data, config.network.preprocess).only(options.attributes)
+        data = data.part(options.share, config.seed)
         teacher = read_teacher(options.teacher, data.labels) if options.teacher else None
         network = start_network(config, data.labels, options.downloads)
         progress = Training(config, data, network, options.run, teacher).run()

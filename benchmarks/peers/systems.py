@@ -118,6 +118,7 @@ class Peer:
             "OPENBLAS_NUM_THREADS": str(self.threads),
             "OMP_WAIT_POLICY": "PASSIVE",
             "MALLOC_ARENA_MAX": "2",
+            "PILLOW_BLOCKS_MAX": "4",
         }
 
 

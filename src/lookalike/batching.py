@@ -52,6 +52,7 @@ def read_info(model_dir: Path) -> ModelInfo:
         dim=built.dim,
         feature_dim=built.feature_dim,
         labels=built.labels,
+        likeness=built.likeness,
     )
 
 
@@ -65,7 +66,8 @@ def read_pixels(row: Row, preprocess: Preprocess, settings: ModelSettings) -> tu
     """
     if row.content_type == wire.NPY_TYPE:
         return _pixels_of_array(wire.array_in(row.body or b""), preprocess, settings)
-    decoded = [decode_image(data, settings.limits) for data in wire.images_in(row, settings.max_images)]
+    images = wire.images_in(row, settings.max_images)
+    decoded = [decode_image(data, settings.limits, preprocess.least_px) for data in images]
     return np.stack([preprocess.fit(image.pixels) for image in decoded]), [image.info for image in decoded]
 
 

@@ -6,8 +6,9 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, Literal, Protocol
 
+from lookalike.delivery.store_file import is_address, store_file
 from lookalike.errors import SetupError
 
 IMAGE_SUFFIXES = frozenset(
@@ -34,12 +35,19 @@ FOLDER_LEVELS = ("category", "subcategory")
 _FIELDS = ("path", "item_id", "title", "url")
 
 
+class ImageFile(Protocol):
+    """An encoded image: a file of this machine (a `Path`), or an object in a store (`StoreFile`)."""
+
+    def open(self, mode: Literal["rb"], /) -> BinaryIO:
+        """Open it; raises OSError when it cannot be read."""
+
+
 @dataclass(frozen=True)
 class Item:
     """One image of the catalogue, and what its owner says of it."""
 
     item_id: str
-    path: Path
+    path: ImageFile
     title: str | None = None
     url: str | None = None
     attributes: dict[str, str] = field(default_factory=dict)
@@ -60,7 +68,7 @@ def read_catalogue(source: Path, folder_levels: Sequence[str] = FOLDER_LEVELS) -
     In a folder every image is an item: its item_id is the path inside the folder, the names of the folders on the way
     are the attributes `folder_levels`, and the first line of `<stem>.txt` beside it is its title. A table needs the
     columns `path` and `item_id`, may have `title` and `url`, and any other column is an attribute; paths are relative
-    to the table's folder.
+    to the table's folder, or addresses of objects (`s3://bucket/name`).
 
     Raises:
         SetupError: naming the file and the line that is wrong.
@@ -97,7 +105,7 @@ def _items(source: Path, rows: Iterator[tuple[int, dict[str, str]]]) -> Iterator
         line_of[item_id] = line
         yield Item(
             item_id=item_id,
-            path=source.parent / row["path"],
+            path=store_file(row["path"]) if is_address(row["path"]) else source.parent / row["path"],
             title=row.get("title") or None,
             url=row.get("url") or None,
             attributes={name: value for name, value in row.items() if name not in _FIELDS and value},

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any, NamedTuple, Protocol, Self, TypeVar
 
 import aiohttp
 import numpy as np
@@ -25,8 +25,11 @@ from lookalike.errors import DeadlineExceeded, LookalikeError, ModelFailed, Mode
 from lookalike.metadata import METADATA_DIR, CropDescriber
 from lookalike.preprocessing import Preprocess
 from lookalike.schemas import Description, Detection, DetectorResponse, MetadataResponse, ModelInfo
+from lookalike.spreading import Resolve, SpreadingSession, resolve_by_system
 from lookalike.stage_timer import Deadline
 
+_FITS = 3  # attempts to fit crops for the embedder that answers, while one takes another's place
+_CONNECT_S = 0.5
 MODEL_NAMES = ("detector", "embedder", "metadata_creator")
 
 logger = logging.getLogger(__name__)
@@ -152,50 +155,61 @@ class LocalModelClient:
         return descriptions
 
 
-class ModelEndpoint:
-    """One model server over a pooled keep-alive session: its card, and calls with the time that is left."""
+class Answer(NamedTuple):
+    """A model server's answer, whose it is, and a digest of the preprocessing that it expects ("" when not told)."""
 
-    def __init__(self, stage: str, url: str, session: aiohttp.ClientSession) -> None:
+    body: bytes
+    fingerprint: str
+    preprocess: str
+
+    def was_fitted_for(self, card: ModelInfo) -> bool:
+        """Tell whether pixels fitted by `card` were right for the model that answered."""
+        return self.fingerprint in ("", card.fingerprint) or self.preprocess == card.preprocess.digest()
+
+
+class ModelEndpoint:
+    """One model over kept-alive connections to all its servers: its card, and calls with the time that is left."""
+
+    def __init__(self, stage: str, url: str, session: SpreadingSession) -> None:
         self.stage, self._url, self._session = stage, url, session
         self._info: ModelInfo | None = None
         self.fingerprint: str | None = None  # of the model that answered last
 
     async def info(self, deadline: Deadline) -> ModelInfo:
-        """Return the model's card, asked for once and again when the model's fingerprint changes."""
-        if self._info is None:
-            body, _ = await self._get("info", deadline)
-            self._info = _parsed(ModelInfo, body, self.stage)
-            self.fingerprint = self._info.fingerprint
-        return self._info
+        """Return the model's card, asked for once, and again when a model answers whose input is another."""
+        card = self._info
+        if card is None:
+            card = self._info = _parsed(ModelInfo, (await self._get("info", deadline)).body, self.stage)
+            self.fingerprint = card.fingerprint
+        return card
 
     async def check(self, deadline: Deadline) -> None:
         """Let the model run the golden image; raises a ServiceError that says what is wrong."""
         await self._get("healthz", deadline)
 
-    async def call(self, pixels: NDArray[Any], deadline: Deadline, **headers: str) -> tuple[bytes, str]:
-        """Send an array; return the reply's body and the fingerprint of the model that made it."""
+    async def call(self, pixels: NDArray[Any], deadline: Deadline, **headers: str) -> Answer:
+        """Send an array; return the answer, which names the model that made it."""
         sent = {"content-type": wire.NPY_TYPE, **{name.replace("_", "-"): value for name, value in headers.items()}}
         return await self._send("POST", wire.npy_bytes(pixels), sent, deadline)
 
-    async def _get(self, path: str, deadline: Deadline) -> tuple[bytes, str]:
+    async def _get(self, path: str, deadline: Deadline) -> Answer:
         return await self._send("GET", None, {wire.PATH_HEADER: path}, deadline)
 
-    async def _send(
-        self, method: str, data: bytes | None, headers: dict[str, str], deadline: Deadline
-    ) -> tuple[bytes, str]:
-        """Send once, and once more when the connection broke: a keep-alive connection may have died unnoticed."""
+    async def _send(self, method: str, data: bytes | None, headers: dict[str, str], deadline: Deadline) -> Answer:
+        """Send once, and once more, to another address if there is one, when the connection or the reply broke off.
+
+        A keep-alive connection may have died unnoticed, and a pod may end at any moment; a call changes nothing.
+        """
         try:
             try:
                 return await self._send_once(method, data, headers, deadline)
-            except aiohttp.ClientConnectionError:
+            except aiohttp.ClientError:
                 return await self._send_once(method, data, headers, deadline)
-        except aiohttp.ClientError as error:  # a reply that breaks off is one, too, and no ClientConnectionError
+        except aiohttp.ClientError as error:
             self._log(f"cannot be reached: {error}", deadline)
             raise ModelUnavailable(f"{self.stage}: the model server cannot be reached") from error
 
-    async def _send_once(
-        self, method: str, data: bytes | None, headers: dict[str, str], deadline: Deadline
-    ) -> tuple[bytes, str]:
+    async def _send_once(self, method: str, data: bytes | None, headers: dict[str, str], deadline: Deadline) -> Answer:
         headers = {**headers, wire.DEADLINE_HEADER: f"{deadline.left_ms():.0f}"}
         if deadline.request_id:
             headers[wire.REQUEST_ID_HEADER] = deadline.request_id
@@ -207,15 +221,15 @@ class ModelEndpoint:
                     raise DeadlineExceeded(f"stage {self.stage!r} had no time left")
                 raise ModelFailed(f"{self.stage}: the model server answered {response.status}")
             fingerprint = response.headers.get(wire.FINGERPRINT_HEADER, "")
-            self._note(fingerprint)
-            return body, fingerprint
+            answer = Answer(body, fingerprint, response.headers.get(wire.PREPROCESS_HEADER, ""))
+            self._note(answer)
+            return answer
 
-    def _note(self, fingerprint: str) -> None:
-        if not fingerprint:
-            return
-        self.fingerprint = fingerprint
-        if self._info is not None and fingerprint != self._info.fingerprint:
-            self._info = None  # another model is served now: its input size may differ as well
+    def _note(self, answer: Answer) -> None:
+        if answer.fingerprint:
+            self.fingerprint = answer.fingerprint
+        if self._info is not None and not answer.was_fitted_for(self._info):
+            self._info = None  # another model is served now, whose input differs
 
     def _log(self, what: str, deadline: Deadline) -> None:
         """Tell the operator what no client should see: addresses and answers inside the service."""
@@ -234,10 +248,13 @@ async def _state(endpoint: ModelEndpoint, deadline: Deadline) -> str:
 class HttpModelClient:
     """The models behind their servers; pixels travel as uint8 arrays of the network's input size."""
 
-    def __init__(self, settings: RouterSettings) -> None:
+    def __init__(self, settings: RouterSettings, resolve: Resolve = resolve_by_system) -> None:
         connector = aiohttp.TCPConnector(limit=settings.max_connections)
-        # Every await is bounded by the request's deadline: aiohttp's own timeout would be a second clock.
-        self._session = aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=None))
+        # Every await is bounded by the request's deadline: aiohttp's own timeout would be a second clock. Only a
+        # connection has one, as the address of a pod that is gone answers nothing at all.
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_S)
+        session = aiohttp.ClientSession(connector=connector, timeout=timeout)
+        self._session = SpreadingSession(session, settings.resolve_s, resolve)
         self.detector = ModelEndpoint("detect", settings.detector_url, self._session)
         self.embedder = ModelEndpoint("embed", settings.embedder_url, self._session)
         self.metadata = ModelEndpoint("describe", settings.metadata_url, self._session)
@@ -268,31 +285,39 @@ class HttpModelClient:
         """Return the detections in `image`, best first."""
         preprocess = (await self.detector.info(deadline)).preprocess
         pixels = await asyncio.to_thread(preprocess.fit, image)
-        body, _ = await self.detector.call(pixels, deadline, x_lookalike_min_score=str(self._min_score))
-        detections = _parsed(DetectorResponse, body, "detect").detections
+        answer = await self.detector.call(pixels, deadline, x_lookalike_min_score=str(self._min_score))
+        detections = _parsed(DetectorResponse, answer.body, "detect").detections
         boxes = preprocess.unfit_boxes(np.array([d.box for d in detections], np.float32).reshape(-1, 4), image.size)
         return [d.model_copy(update={"box": tuple(box)}) for d, box in zip(detections, boxes.tolist(), strict=True)]
 
     async def embed(self, crops: Sequence[Image.Image], deadline: Deadline, describe: bool = False) -> EmbeddedCrops:
         """Return one embedding a crop, in order; descriptions come along where the embedder carries the heads."""
-        pixels = await self._fitted(self.embedder, crops, deadline)
         asked = {"accept": wire.NPZ_TYPE, "x_lookalike_describe": str(describe).lower()}
-        body, fingerprint = await self.embedder.call(pixels, deadline, **asked)
-        try:
-            arrays = np.load(io.BytesIO(body), allow_pickle=False)
-            embeddings, described = arrays["embeddings"], arrays.get("descriptions")
-        except Exception as error:  # numpy raises ValueError, EOFError, IndexError and zipfile's own
-            raise ModelFailed(f"embed: the reply is no .npz with embeddings: {error}") from error
-        if described is None:
-            return EmbeddedCrops(embeddings, fingerprint)
-        descriptions = _parsed(MetadataResponse, described.tobytes(), "embed").descriptions
-        return EmbeddedCrops(embeddings, fingerprint, descriptions)
+        for _ in range(_FITS):
+            card = await self.embedder.info(deadline)
+            pixels = await asyncio.to_thread(fit_all, card.preprocess, crops)
+            answer = await self.embedder.call(pixels, deadline, **asked)
+            if answer.was_fitted_for(card):
+                return _embedded(answer)
+        raise ModelFailed("embed: two embedders that prepare images differently answer in turns")
 
     async def describe_crops(self, crops: Sequence[Image.Image], deadline: Deadline) -> list[Description]:
         """Return one description a crop, by the metadata model's own forward pass."""
         pixels = await self._fitted(self.metadata, crops, deadline)
-        body, _ = await self.metadata.call(pixels, deadline)
-        return _parsed(MetadataResponse, body, "describe").descriptions
+        answer = await self.metadata.call(pixels, deadline)
+        return _parsed(MetadataResponse, answer.body, "describe").descriptions
+
+
+def _embedded(answer: Answer) -> EmbeddedCrops:
+    try:
+        arrays = np.load(io.BytesIO(answer.body), allow_pickle=False)
+        embeddings, described = arrays["embeddings"], arrays.get("descriptions")
+    except Exception as error:  # numpy raises ValueError, EOFError, IndexError and zipfile's own
+        raise ModelFailed(f"embed: the reply is no .npz with embeddings: {error}") from error
+    if described is None:
+        return EmbeddedCrops(embeddings, answer.fingerprint)
+    descriptions = _parsed(MetadataResponse, described.tobytes(), "embed").descriptions
+    return EmbeddedCrops(embeddings, answer.fingerprint, descriptions)
 
 
 M = TypeVar("M", DetectorResponse, MetadataResponse, ModelInfo)

@@ -80,7 +80,12 @@ class RouterSettings(Settings):
     lookup_ms: Annotated[float, Field(gt=0)] = 1000
     describe_from: Literal["embedder", "crop"] = "embedder"
     min_detection_score: Annotated[float, Field(ge=0, le=1)] = 0.15
+    # A JPEG is decoded no larger than the networks can see: this many pixels along the shortest edge of the photo for
+    # the detector, and of the subject for the embedder.
+    look_px: Annotated[int, Field(ge=1)] = 640
+    crop_px: Annotated[int, Field(ge=1)] = 256
     max_connections: Annotated[int, Field(ge=1)] = 64
+    resolve_s: Annotated[float, Field(gt=0)] = 1.0  # how old the addresses behind a model's host name may be
     threads: Annotated[int, Field(ge=1)] = 4  # for decoding and look-ups, which release the GIL
     index_poll_s: Annotated[float, Field(gt=0)] = 1.0
     limits: ImageLimits = ImageLimits()
@@ -99,3 +104,14 @@ class IndexSettings(Settings):
     search_threads: Annotated[int, Field(ge=1)] = 1  # for one search; concurrent searches each have their own
     keep_versions: Annotated[int, Field(ge=1)] = 3  # the last ones, besides the one in use
     chunk_items: Annotated[int, Field(ge=1)] = 512  # items embedded between two checkpoints of an ingest
+
+
+class StoreSettings(Settings):
+    """How a store is reached (environment prefix `LOOKALIKE_STORE_`)."""
+
+    model_config = SettingsConfigDict(env_prefix="LOOKALIKE_STORE_")
+
+    retry_s: Annotated[float, Field(ge=0)] = 60  # how long a store that cannot be reached is asked again
+    timeout_s: Annotated[float, Field(gt=0)] = 20  # for one connection, and for one read of it
+    poll_s: Annotated[float, Field(gt=0)] = 10  # how often `follow` looks for a new version
+    conditional_puts: bool = True  # off for a server that does not know If-Match and If-None-Match on a PUT

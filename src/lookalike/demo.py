@@ -1,10 +1,7 @@
 """The demo: a photo that is not in the catalogue is searched over HTTP; the answer becomes a table and a picture."""
 
 import io
-import json
 import random
-import urllib.error
-import urllib.request
 from pathlib import Path
 from typing import Annotated
 
@@ -14,9 +11,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from lookalike.catalogue import printable
 from lookalike.config import ImageLimits
 from lookalike.contact_sheet import render_contact_sheet
-from lookalike.errors import CorruptImage, LookalikeError, ModelUnavailable, NotReady, SetupError
+from lookalike.errors import CorruptImage, LookalikeError, NotReady, SetupError
 from lookalike.images import decode_image
 from lookalike.index.faiss_index import open_index
 from lookalike.index.items import ItemRecord, Items
@@ -82,32 +80,6 @@ def _cut_out(data: bytes) -> Image.Image:
         raise CorruptImage(f"its transparency cannot be read: {error}") from error
 
 
-def search_over_http(url: str, image: bytes, subjects: int, timeout_s: float = 30) -> SearchResponse:
-    """Send `image` to `POST {url}/predictions/search`.
-
-    Raises:
-        LookalikeError: with the service's own words.
-        ModelUnavailable: when the service cannot be reached.
-    """
-    headers = {"content-type": "image/jpeg", "x-lookalike-subjects": str(subjects)}
-    request = urllib.request.Request(f"{url}/predictions/search", data=image, headers=headers)
-    try:
-        with urllib.request.urlopen(request, timeout=timeout_s) as reply:
-            return SearchResponse.model_validate_json(reply.read())
-    except urllib.error.HTTPError as error:
-        text = error.read().decode("utf-8", "replace")
-        raise LookalikeError(f"the service answered {error.code}: {_message(text)}") from error
-    except OSError as error:
-        raise ModelUnavailable(f"{url} cannot be reached: {error}; `lookalike serve` starts it") from error
-
-
-def _message(text: str) -> str:
-    try:
-        return str(json.loads(text)["error"]["message"])
-    except (ValueError, KeyError, TypeError):
-        return text[:300]
-
-
 def print_response(response: SearchResponse, console: Console) -> None:
     """Print the hits, the subject's attributes and the stage timings as tables."""
     console.print(_hits_table(response))
@@ -125,9 +97,9 @@ def _hits_table(response: SearchResponse) -> Table:
     table.add_column("attributes")
     for rank, hit in enumerate(response.hits, start=1):
         attributes = ", ".join(f"{name} {value}" for name, value in hit.attributes.items())
-        table.add_row(
-            str(rank), f"{hit.similarity:.3f}", escape(hit.item_id), escape(hit.title or ""), escape(attributes)
-        )
+        # A catalogue's words may hold what a terminal obeys.
+        words = (escape(printable(text)) for text in (hit.item_id, hit.title or "", attributes))
+        table.add_row(str(rank), f"{hit.similarity:.3f}", *words)
     return table
 
 
@@ -172,7 +144,10 @@ def demo(
     query = compose_query(record, seed)
     out.mkdir(parents=True, exist_ok=True)
     (out / "query.jpg").write_bytes(query)
-    response = search_over_http(server.base_url, query, SUBJECTS)
+    from lookalike.client import Client  # the extra `client`: other commands do without
+
+    with Client(server.base_url) as client:
+        response = client.search(query, subjects=SUBJECTS)
     console.print(f"photographed item [bold]{escape(record.item_id)}[/] in a scene: {out / 'query.jpg'}")
     print_response(response, console)
     write_contact_sheet(query, response, items, out / "contact_sheet.png")

@@ -49,14 +49,35 @@ _NOT_READ = re.compile("unknown|unsupported|not (yet )?supported|cannot handle",
 
 
 class DecodedImage(NamedTuple):
-    """An image in mode RGB after EXIF rotation, and what it was."""
+    """An image in mode RGB after EXIF rotation, and what it was; `pixels` may be fewer than `info` counts."""
 
     pixels: Image.Image
     info: ImageInfo
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """The width and height that boxes count."""
+        return self.info.width, self.info.height
 
-def decode_image(data: bytes, limits: ImageLimits) -> DecodedImage:
+    def shows(self, box: Box, least_px: int) -> bool:
+        """Tell whether a crop of `box` has every pixel there is, or `least_px` along its shortest edge."""
+        return self.pixels.size == self.size or shortest_edge(box) * self.pixels.width / self.info.width >= least_px
+
+    def crop(self, box: Box) -> Image.Image:
+        """Return the pixels inside `box`; see `crop_box`."""
+        return crop_box(self.pixels, box, self.size)
+
+    def box_from_pixels(self, box: Box) -> Box:
+        """Return a box that counts `pixels` in pixels of the whole image."""
+        across, down = self.info.width / self.pixels.width, self.info.height / self.pixels.height
+        return box[0] * across, box[1] * down, box[2] * across, box[3] * down
+
+
+def decode_image(data: bytes, limits: ImageLimits, least_px: int | None = None, box: Box | None = None) -> DecodedImage:
     """Decode the first frame of an encoded image to RGB: EXIF rotation applied, transparency on white, in sRGB.
+
+    Who needs no more than `least_px` along the shortest edge of the image, or of `box` in it, may get a JPEG at 1/2,
+    1/4 or 1/8 of its size: its decoder then leaves out the frequencies that a resize would take away again.
 
     Raises:
         ImageTooLarge: more bytes, pixels or pixels along an edge than `limits` allow; nothing was decoded.
@@ -71,6 +92,9 @@ def decode_image(data: bytes, limits: ImageLimits) -> DecodedImage:
     try:
         with _READERS[screened.format](io.BytesIO(screened.data)) as image:
             check_size(image.size, limits)  # what the reader found counts, whatever the header seemed to say
+            stored_size = image.size
+            if least_px is not None:
+                _draft(image, least_px, box)
             image.load()
             orientation = screened.orientation or exif_orientation(image.info.get("exif") or b"")
             pixels = _turn_upright(to_rgb(image), orientation)
@@ -81,20 +105,24 @@ def decode_image(data: bytes, limits: ImageLimits) -> DecodedImage:
     except Exception as error:  # readers of damaged files raise whatever they stumble over
         raise _refusal(screened.format, error) from error
     pixels.info = {}  # the profile and the orientation are applied: nobody may apply them again
-    return DecodedImage(pixels, ImageInfo(width=pixels.width, height=pixels.height, format=screened.format))
+    width, height = pixels.size if image.size == stored_size else _upright_size(stored_size, orientation)
+    return DecodedImage(pixels, ImageInfo(width=width, height=height, format=screened.format))
 
 
-def crop_box(image: Image.Image, box: Box) -> Image.Image:
+def crop_box(image: Image.Image, box: Box, size: tuple[int, int] | None = None) -> Image.Image:
     """Return the pixels inside `box`, rounded outward to whole pixels and clipped to the image.
+
+    `size` is the width and height that `box` counts where `image` has fewer pixels than that.
 
     Raises:
         InvalidOption: nothing of the box lies inside the image.
     """
-    width, height = image.size
+    width, height = size or image.size
     x1, y1, x2, y2 = box
     if all(map(math.isfinite, box)) and x1 < x2 and y1 < y2:
-        left, top = max(0, math.floor(x1)), max(0, math.floor(y1))
-        right, bottom = min(width, math.ceil(x2)), min(height, math.ceil(y2))
+        across, down = image.width / width, image.height / height
+        left, top = max(0, math.floor(x1 * across)), max(0, math.floor(y1 * down))
+        right, bottom = min(image.width, math.ceil(x2 * across)), min(image.height, math.ceil(y2 * down))
         if left < right and top < bottom:
             return image.crop((left, top, right, bottom))
     raise InvalidOption(
@@ -113,6 +141,23 @@ def check_size(size: tuple[int, int], limits: ImageLimits) -> None:
     else:
         return
     raise ImageTooLarge(f"image is {width}x{height} px", allowed=allowed)
+
+
+def _draft(image: Image.Image, least_px: int, box: Box | None) -> None:
+    """Let a JPEG be decoded as small as `least_px` allows; other readers have no such way and do nothing."""
+    shortest_px = min(*image.size, shortest_edge(box)) if box else min(image.size)
+    scale = next((scale for scale in (8, 4, 2) if shortest_px >= scale * least_px), 1)
+    if scale > 1:
+        image.draft(None, (image.width // scale, image.height // scale))
+
+
+def shortest_edge(box: Box) -> float:
+    """Return the shorter of a box's width and height."""
+    return min(box[2] - box[0], box[3] - box[1])
+
+
+def _upright_size(size: tuple[int, int], orientation: int) -> tuple[int, int]:
+    return (size[1], size[0]) if orientation >= 5 else size
 
 
 def _turn_upright(image: Image.Image, orientation: int) -> Image.Image:

@@ -5,7 +5,6 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Literal, NamedTuple, Protocol
 
 import numpy as np
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import BaseModel, Field
 
-from lookalike.catalogue import Item, printable
+from lookalike.catalogue import ImageFile, Item, printable
 from lookalike.config import ImageLimits
 from lookalike.errors import RequestError, SetupError
 from lookalike.images import decode_image
@@ -193,7 +192,7 @@ class Ingest:
             self._unsaved = {}
 
 
-def _read(path: Path, limits: ImageLimits) -> bytes:
+def _read(path: ImageFile, limits: ImageLimits) -> bytes:
     try:
         file = path.open("rb")
     except ValueError as error:

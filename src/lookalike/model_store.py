@@ -9,6 +9,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from lookalike.errors import SetupError, wrong_fields
 from lookalike.preprocessing import Preprocess
+from lookalike.schemas import Likeness
 
 MODEL_FILE = "model.json"
 PREPROCESS_FILE = "preprocess.json"
@@ -45,6 +46,7 @@ class ModelEntry(BaseModel, extra="forbid", frozen=True):
     licence: str
     dim: Annotated[int, Field(gt=0)] | None = None
     feature_dim: Annotated[int, Field(gt=0)] | None = None
+    likeness: Likeness | None = None  # of an embedder: what its similarities mean in words
 
 
 class BuiltModel(BaseModel, frozen=True):
@@ -58,6 +60,7 @@ class BuiltModel(BaseModel, frozen=True):
     dim: int | None = None
     feature_dim: int | None = None
     labels: list[str] = []
+    likeness: Likeness | None = None
     handler: str | None = None  # of a trained label task; models.yaml names the handlers of the others
     recipe: str  # what it was built from: an equal recipe needs no new build
     files: dict[str, Sha256]

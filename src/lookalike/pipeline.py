@@ -5,12 +5,15 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from typing import TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from lookalike.clients import EmbeddedCrops, ModelClient
 from lookalike.config import RouterSettings
 from lookalike.errors import IndexMismatch, ServiceError
-from lookalike.images import DecodedImage, crop_box, decode_image
+from lookalike.feedback import moved_queries
+from lookalike.images import DecodedImage, decode_image, shortest_edge
 from lookalike.index.protocol import VectorIndex
 from lookalike.schemas import (
     Box,
@@ -53,9 +56,16 @@ class SearchPipeline:
     """Decode, detect, choose the subjects, crop, embed and describe, look up."""
 
     def __init__(
-        self, models: ModelClient, index: Callable[[], VectorIndex], settings: RouterSettings, executor: Executor
+        self,
+        models: ModelClient,
+        index: Callable[[], VectorIndex],
+        settings: RouterSettings,
+        executor: Executor,
+        index_of: Callable[[str], VectorIndex] | None = None,
     ) -> None:
+        """`index_of` gives the index of an embedder: while one embedder takes another's place, both may answer."""
         self._models, self._index, self._settings, self._executor = models, index, settings, executor
+        self._index_of = index_of
 
     async def search(
         self, request: SearchRequest, request_id: str, deadline: Deadline, timer: StageTimer | None = None
@@ -72,15 +82,16 @@ class SearchPipeline:
         timer = timer or StageTimer()
         index = self._index()  # held to the end: a version that is swapped in meanwhile serves the next request
         with timer.stage("decode"):
-            image = await self._in_thread(deadline, "decode", decode_image, request.image, self._settings.limits)
+            least_px = self._settings.look_px if _needs_detector(request) else self._settings.crop_px
+            image = await self._decode(request, deadline, "decode", least_px, request.box)
         with timer.stage("detect"):
             detections = await self._detect(request, image, deadline)
         subjects = select_subjects(
-            detections, request.box, image.pixels.size, request.subjects, self._settings.min_detection_score
+            detections, request.box, image.size, request.subjects, self._settings.min_detection_score
         )
         with timer.stage("crop"):
-            crops = [crop_box(image.pixels, subject.box) for subject in subjects]
-        descriptions, hits = await self._describe_and_look_up(request, crops, index, deadline, timer)
+            crops = await self._crops(request, image, [subject.box for subject in subjects], deadline)
+        descriptions, hits, index = await self._describe_and_look_up(request, crops, index, deadline, timer)
         results = _results(subjects, descriptions, hits)
         best = max(results, key=lambda result: result.hits[0].similarity if result.hits else -1.0)
         return SearchResponse(
@@ -95,10 +106,27 @@ class SearchPipeline:
         )
 
     async def _detect(self, request: SearchRequest, image: DecodedImage, deadline: Deadline) -> list[Detection]:
-        if request.crop == "none" or request.box is not None:
+        if not _needs_detector(request):
             return []
         work = self._models.detect(image.pixels, deadline)
-        return await deadline.bound("detect", work, self._settings.detect_ms)
+        found = await deadline.bound("detect", work, self._settings.detect_ms)
+        if image.pixels.size == image.size:
+            return found
+        return [detection.model_copy(update={"box": image.box_from_pixels(detection.box)}) for detection in found]
+
+    async def _crops(
+        self, request: SearchRequest, image: DecodedImage, boxes: Sequence[Box], deadline: Deadline
+    ) -> list[Image.Image]:
+        """Cut the boxes out; for a small one in a large photo the photo is decoded once more, with more pixels."""
+        smallest = min(boxes, key=shortest_edge)
+        if not image.shows(smallest, self._settings.crop_px):
+            image = await self._decode(request, deadline, "crop", self._settings.crop_px, smallest)
+        return [image.crop(box) for box in boxes]
+
+    async def _decode(
+        self, request: SearchRequest, deadline: Deadline, stage: str, least_px: int, box: Box | None
+    ) -> DecodedImage:
+        return await self._in_thread(deadline, stage, decode_image, request.image, self._settings.limits, least_px, box)
 
     async def _describe_and_look_up(
         self,
@@ -107,14 +135,18 @@ class SearchPipeline:
         index: VectorIndex,
         deadline: Deadline,
         timer: StageTimer,
-    ) -> tuple[list[Description] | None, list[list[Hit]]]:
-        """Embed; look up. The descriptions come with the embeddings, or from the metadata model side by side."""
+    ) -> tuple[list[Description] | None, list[list[Hit]], VectorIndex]:
+        """Embed; look up in the embedder's own index, and return that as well.
+
+        The descriptions come with the embeddings, or from the metadata model side by side.
+        """
         embedding = asyncio.create_task(self._embed(request, crops, deadline, timer))
         describing = asyncio.create_task(self._describe(request, crops, embedding, deadline, timer))
         try:
             embedded = await embedding
+            index = self._index_for(embedded, index)
             hits = await self._look_up(request, embedded, index, deadline, timer)
-            return await describing, hits
+            return await describing, hits, index
         finally:
             describing.cancel()
 
@@ -148,29 +180,44 @@ class SearchPipeline:
         except ServiceError:
             return None
 
-    async def _look_up(
-        self, request: SearchRequest, embedded: EmbeddedCrops, index: VectorIndex, deadline: Deadline, timer: StageTimer
-    ) -> list[list[Hit]]:
+    def _index_for(self, embedded: EmbeddedCrops, index: VectorIndex) -> VectorIndex:
+        """Return `index`, or in its place the one that was built with the embedder that made these embeddings.
+
+        Raises:
+            IndexMismatch: there is none: embeddings of two embedders are never compared.
+        """
+        if embedded.fingerprint != index.manifest.fingerprint and self._index_of is not None:
+            index = self._index_of(embedded.fingerprint)
         built_with = index.manifest.fingerprint
         if embedded.fingerprint != built_with:
             raise IndexMismatch(
                 f"index {index.info.version} was built with embedder {built_with}, "
                 f"but embedder {embedded.fingerprint} is being served"
             )
+        return index
+
+    async def _look_up(
+        self, request: SearchRequest, embedded: EmbeddedCrops, index: VectorIndex, deadline: Deadline, timer: StageTimer
+    ) -> list[list[Hit]]:
         with timer.stage("lookup"):
-            return await self._in_thread(
-                deadline,
-                "lookup",
-                index.search,
-                embedded.embeddings,
-                request.top_k,
-                request.filters,
-                request.min_similarity,
-            )
+            return await self._in_thread(deadline, "lookup", _nearest_hits, index, embedded.embeddings, request)
 
     async def _in_thread(self, deadline: Deadline, stage: str, function: Callable[..., T], *args: object) -> T:
         work = asyncio.get_running_loop().run_in_executor(self._executor, function, *args)
         return await deadline.bound(stage, work, self._settings.lookup_ms if stage == "lookup" else None)
+
+
+def _needs_detector(request: SearchRequest) -> bool:
+    return request.crop != "none" and request.box is None
+
+
+def _nearest_hits(index: VectorIndex, embeddings: NDArray[np.float32], request: SearchRequest) -> list[list[Hit]]:
+    """Look up, by way of the items that the client likes and does not; what it does not like is no hit."""
+    if request.like or request.unlike:
+        embeddings = moved_queries(embeddings, index.embeddings_of(request.like), index.embeddings_of(request.unlike))
+    unliked = set(request.unlike)
+    found = index.search(embeddings, request.top_k + len(unliked), request.filters, request.min_similarity)
+    return [[hit for hit in hits if hit.item_id not in unliked][: request.top_k] for hits in found]
 
 
 def _results(

@@ -23,12 +23,13 @@ OPTION_HEADER = "x-lookalike-"
 DEADLINE_HEADER = "x-lookalike-deadline-ms"
 PATH_HEADER = "x-lookalike-path"
 FINGERPRINT_HEADER = "x-lookalike-fingerprint"
+PREPROCESS_HEADER = "x-lookalike-preprocess"
 REQUEST_ID_HEADER = "x-request-id"
 # In replies TorchServe overwrites `x-request-id` by an id of its own.
 REPLY_ID_HEADER = "x-lookalike-request-id"
-_RESERVED_HEADERS = {DEADLINE_HEADER, PATH_HEADER, FINGERPRINT_HEADER, REPLY_ID_HEADER}
+_RESERVED_HEADERS = {DEADLINE_HEADER, PATH_HEADER, FINGERPRINT_HEADER, PREPROCESS_HEADER, REPLY_ID_HEADER}
 # Options that are structures: in a header or a multipart field they come as JSON text.
-_STRUCTURED = {"box", "filters"}
+STRUCTURED = {"box", "filters", "like", "unlike"}
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -198,7 +199,7 @@ def _body_options(row: Row) -> dict[str, Any]:
 
 
 def _from_text(option: str, text: str) -> Any:
-    if option not in _STRUCTURED:
+    if option not in STRUCTURED:
         return text
     as_json = f"[{text}]" if option == "box" and not text.lstrip().startswith("[") else text
     try:

@@ -17,6 +17,7 @@ Filters = dict[str, list[str]]
 
 MAX_TOP_K = 1000
 MAX_SUBJECTS = 10
+MAX_EXAMPLES = 50
 
 
 class Wire(BaseModel):
@@ -78,6 +79,8 @@ class SearchOptions(Wire):
     min_similarity: Annotated[float, Field(ge=-1, le=1)] | None = None
     attributes: bool = True
     subjects: Annotated[int, Field(ge=1, le=MAX_SUBJECTS)] = 1
+    like: Annotated[list[str], Field(max_length=MAX_EXAMPLES)] = []
+    unlike: Annotated[list[str], Field(max_length=MAX_EXAMPLES)] = []
 
     @model_validator(mode="after")
     def _box_excludes_detection(self) -> "SearchOptions":
@@ -88,6 +91,23 @@ class SearchOptions(Wire):
         if self.box is not None and not (self.box[0] < self.box[2] and self.box[1] < self.box[3]):
             raise ValueError("box must be [x1, y1, x2, y2] with x1 < x2 and y1 < y2")
         return self
+
+
+class DetectorOptions(Wire):
+    """What a client of the detector may ask for."""
+
+    min_score: Annotated[float, Field(ge=0, le=1)] = 0.15
+    max_detections: Annotated[int, Field(ge=1, le=100)] = 20
+
+
+class EmbedderOptions(Wire):
+    """What a client of the embedder may ask for; `describe` adds `descriptions` to an .npz reply."""
+
+    describe: bool = False
+
+
+class NoOptions(Wire):
+    """A model that has no options refuses every one by name."""
 
 
 class SearchRequest(SearchOptions):
@@ -154,6 +174,20 @@ class MetadataResponse(Wire):
     descriptions: list[Description]
 
 
+class Likeness(Wire):
+    """What a similarity means in words: the least cosine of each, calibrated for one embedder (its model card)."""
+
+    same: Annotated[float, Field(ge=-1, le=1)]
+    very_similar: Annotated[float, Field(ge=-1, le=1)]
+    similar: Annotated[float, Field(ge=-1, le=1)]
+
+    @model_validator(mode="after")
+    def _descends(self) -> "Likeness":
+        if not self.same >= self.very_similar >= self.similar:
+            raise ValueError("must be in order: same >= very_similar >= similar")
+        return self
+
+
 class ModelInfo(Wire):
     """A model's card, as `GET /predictions/<model>/<version>/info` returns it."""
 
@@ -164,3 +198,29 @@ class ModelInfo(Wire):
     dim: int | None = None
     feature_dim: int | None = None
     labels: list[str] = []
+    likeness: Likeness | None = None
+
+
+class Health(Wire):
+    """Whether a model, or the whole chain, is ready: part by part `ok`, or what is wrong; the index in use."""
+
+    ready: bool
+    checks: dict[str, str] = {}
+    index: IndexInfo | None = None
+    open_indexes: dict[str, str] | None = None
+    refused_index: str | None = None
+
+
+class ErrorBody(Wire):
+    """What went wrong: a code that stays the same across versions, words for people, and what is allowed instead."""
+
+    code: str
+    message: str
+    allowed: str | list[str] | None = None
+
+
+class ErrorResponse(Wire):
+    """Every error of every endpoint."""
+
+    error: ErrorBody
+    request_id: str | None = None

@@ -15,6 +15,7 @@ from lookalike import rows as wire
 from lookalike.batching import asked_ms_in, golden_image
 from lookalike.clients import HttpModelClient, LocalModelClient, ModelClient
 from lookalike.config import ModelSettings, RouterSettings
+from lookalike.delivery.follow import read_status
 from lookalike.errors import IndexUnavailable, InvalidOption, LookalikeError, UnknownPath
 from lookalike.index.live import LiveIndex
 from lookalike.index.snapshot import check_kind
@@ -54,8 +55,10 @@ class SearchService:
         self._loop = LoopThread()
         self._executor = ThreadPoolExecutor(settings.threads, thread_name_prefix="search")
         self._models = models = self._loop.run(self._connect())
-        self._index = LiveIndex(settings.index_dir, lambda: models.fingerprint, settings.index_poll_s)
-        self._pipeline = SearchPipeline(self._models, self._index.current, settings, self._executor)
+        # Model servers may change under a running router; models in its own process do not.
+        ahead = settings.models == "http"
+        self._index = LiveIndex(settings.index_dir, lambda: models.fingerprint, settings.index_poll_s, ahead=ahead)
+        self._pipeline = SearchPipeline(self._models, self._index.current, settings, self._executor, self._index.of)
 
     async def _connect(self) -> ModelClient:
         if self._settings.models == "in_process":
@@ -111,17 +114,23 @@ class SearchService:
         ready = all(state == "ok" for state in checks.values())
         body: dict[str, Any] = {"ready": ready, "checks": checks}
         if checks["index"] == "ok":
-            body["index"] = self._index.current().info.model_dump()
+            body["index"] = self._index.of(self._models.fingerprint).info.model_dump()
+        body["open_indexes"] = self._index.open_versions()
         refused = self._index.problem
         if refused is not None and not isinstance(refused, IndexUnavailable):
             body["refused_index"] = refused.message
+        delivery = read_status(self._settings.index_dir)
+        if delivery is not None:
+            body["delivery"] = delivery
         return Reply(200 if ready else 503, json.dumps(body).encode())
 
     def _index_state(self) -> str:
         try:
-            check_kind(self._index.current().manifest, self._models.fingerprint)
+            check_kind(self._index.of(self._models.fingerprint).manifest, self._models.fingerprint)
         except LookalikeError as error:
-            return error.message
+            delivery = read_status(self._settings.index_dir) or {}
+            cause = delivery.get("cause")
+            return f"{error.message}; its delivery fails: {cause}" if cause else error.message
         return "ok"
 
     async def _golden_search(self, deadline: Deadline) -> str:

@@ -35,7 +35,7 @@ def serve(
         if running.is_older_than(files.archives):
             typer.echo("restart to serve the new archives: lookalike stop, lookalike serve")
         return
-    models = _archives(root)
+    models = settings.chosen(_archives(root))
     if foreground:
         become_server(models, files, settings)
     server = start_server(models, files, settings, say=typer.echo)

@@ -1,11 +1,10 @@
 """The three model servers: what each reads of a row, runs on a batch and replies."""
 
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
 
 from lookalike import rows as wire
 from lookalike.batching import ModelInput, ModelService, read_info, read_pixels, shares_of, whole_batch
@@ -18,25 +17,16 @@ from lookalike.rows import Reply, Row
 from lookalike.schemas import (
     Description,
     Detection,
+    DetectorOptions,
     DetectorResponse,
+    EmbedderOptions,
     EmbedderResponse,
     MetadataResponse,
     ModelInfo,
-    Wire,
+    NoOptions,
 )
 
 S = TypeVar("S", bound=ModelService[Any])
-
-
-class DetectorOptions(Wire):
-    """What a client of the detector may ask for."""
-
-    min_score: Annotated[float, Field(ge=0, le=1)] = 0.15
-    max_detections: Annotated[int, Field(ge=1, le=100)] = 20
-
-
-class NoOptions(Wire):
-    """A model that has no options refuses every one by name."""
 
 
 class DetectorService(ModelService[list[Detection]]):
@@ -68,12 +58,6 @@ class DetectorService(ModelService[list[Detection]]):
         kept = [detection for detection in result if detection.score >= options.min_score]
         response = DetectorResponse(detections=kept[: options.max_detections], image=given.images[0])
         return wire.json_reply(response, headers={wire.FINGERPRINT_HEADER: self.info.fingerprint})
-
-
-class EmbedderOptions(Wire):
-    """What a client of the embedder may ask for; `describe` adds `descriptions` to an .npz reply."""
-
-    describe: bool = False
 
 
 class EmbedderService(ModelService[dict[str, NDArray[Any]]]):
@@ -111,7 +95,9 @@ class EmbedderService(ModelService[dict[str, NDArray[Any]]]):
 
     def reply(self, row: Row, given: ModelInput, result: dict[str, NDArray[Any]]) -> Reply:
         """Reply in the form that the client accepts."""
-        headers = {wire.FINGERPRINT_HEADER: self.info.fingerprint}
+        # A router that fitted its crops for another embedder behind the same address can tell.
+        fitted = self.info.preprocess.digest()
+        headers = {wire.FINGERPRINT_HEADER: self.info.fingerprint, wire.PREPROCESS_HEADER: fitted}
         if row.accepts(wire.NPZ_TYPE):
             return wire.arrays_reply(result, headers)
         if row.accepts(wire.NPY_TYPE):

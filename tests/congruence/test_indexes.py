@@ -229,3 +229,17 @@ def test_an_extended_structure_finds_as_well_as_a_new_one(
     index = open_index(tmp_path, SETTINGS)
     for query, found in zip(queries, index.search(queries, 10), strict=True):
         assert_same(index, found, brute_force(embeddings, query, 10))
+
+
+def test_the_embeddings_of_items_come_in_the_order_asked_for(
+    index: FaissIndex, embeddings: NDArray[np.float32]
+) -> None:
+    asked = [7, 2999, 0, 7]
+    found = index.embeddings_of([f"Artikel {number} – ü" for number in asked])
+    np.testing.assert_array_equal(found, embeddings[asked])
+    assert index.embeddings_of([]).shape == (0, DIM)
+
+
+def test_items_that_are_not_there_are_named(index: FaissIndex) -> None:
+    with pytest.raises(InvalidOption, match="no item 'Artikel x', 'y'"):
+        index.embeddings_of(["Artikel x", "Artikel 7 – ü", "y"])

@@ -216,23 +216,22 @@ def health_when(client: httpx.Client, reached: Callable[[dict[str, Any]], bool])
         time.sleep(0.1)
 
 
-def test_a_version_of_another_embedder_is_refused_and_the_old_one_goes_on(
-    client: httpx.Client, index_dir: Path
-) -> None:
+def test_a_version_of_another_embedder_waits_for_it_and_never_answers(client: httpx.Client, index_dir: Path) -> None:
     layout = IndexLayout(index_dir)
     before = layout.current_version()
     assert before
     health_when(client, lambda body: body["index"]["version"] == before)
     build(index_dir, "flat", 10, 1280, fingerprint="f" * 16)
     try:
-        body = health_when(client, lambda body: "refused_index" in body)
-        assert "f" * 16 in body["refused_index"]
+        body = health_when(client, lambda body: "f" * 16 in body["open_indexes"])
         assert body["checks"]["index"] == "ok"
+        assert "refused_index" not in body
         answer = found(search(client, encoded(QUERY), attributes=False))
         assert answer.index.version == body["index"]["version"] == before
     finally:
         layout.point_to(before)
-    health_when(client, lambda body: "refused_index" not in body)
+        layout.previous_pointer.unlink()
+    health_when(client, lambda body: "f" * 16 not in body["open_indexes"])
 
 
 def test_the_lines_of_the_models_carry_the_id_of_the_search(client: httpx.Client, server: ServerProcess) -> None:

@@ -32,12 +32,15 @@ class SmallServer:
         self.request_ids: list[str | None] = []
         self.side_px, self.fingerprint = 8, "a" * 16
 
+    @property
+    def preprocess(self) -> Preprocess:
+        return Preprocess(height_px=self.side_px, width_px=self.side_px, mean=(0, 0, 0), std=(1, 1, 1))
+
     async def handle(self, request: web.Request) -> web.StreamResponse:
         self.request_ids.append(request.headers.get(wire.REQUEST_ID_HEADER))
         if request.headers.get(wire.PATH_HEADER) == "info":
             self.cards += 1
-            preprocess = Preprocess(height_px=self.side_px, width_px=self.side_px, mean=(0, 0, 0), std=(1, 1, 1))
-            card = ModelInfo(name="m", version="1.0", fingerprint=self.fingerprint, preprocess=preprocess)
+            card = ModelInfo(name="m", version="1.0", fingerprint=self.fingerprint, preprocess=self.preprocess)
             return web.Response(text=card.model_dump_json())
         self.bodies.append(await request.read())
         return await (self.answers.pop(0) if self.answers else self.embeddings)(request)
@@ -46,7 +49,8 @@ class SmallServer:
         n = len(np.load(io.BytesIO(self.bodies[-1])))
         buffer = io.BytesIO()
         np.savez(buffer, embeddings=np.ones((n, 2), np.float32), features=np.zeros((n, 3), np.float32))
-        return web.Response(body=buffer.getvalue(), headers={wire.FINGERPRINT_HEADER: self.fingerprint})
+        told = {wire.FINGERPRINT_HEADER: self.fingerprint, wire.PREPROCESS_HEADER: self.preprocess.digest()}
+        return web.Response(body=buffer.getvalue(), headers=told)
 
     async def one_box(self, request: web.Request) -> web.Response:
         detection = {"box": [0, 0, 4, 8], "score": 0.5, "label": "x"}
@@ -186,15 +190,33 @@ async def test_a_hanging_model_ends_at_the_deadline(client: HttpModelClient, ser
         await deadline.bound("embed", client.embed([IMAGE], deadline))
 
 
-async def test_the_card_is_asked_for_again_when_another_model_answers(
+async def test_crops_are_fitted_anew_when_an_embedder_of_another_size_answers(
     client: HttpModelClient, server: SmallServer
 ) -> None:
     await client.embed([IMAGE], Deadline(5000))
     await client.embed([IMAGE], Deadline(5000))
     assert (server.cards, client.embedder.fingerprint) == (1, "a" * 16)
     server.side_px, server.fingerprint = 16, "b" * 16
-    await client.embed([IMAGE], Deadline(5000))  # tells of the change
-    assert client.embedder.fingerprint == "b" * 16
-    await client.embed([IMAGE], Deadline(5000))
-    assert server.cards == 2
-    assert np.load(io.BytesIO(server.bodies[-1])).shape == (1, 16, 16, 3)
+    embedded = await client.embed([IMAGE], Deadline(5000))
+    assert (embedded.fingerprint, client.embedder.fingerprint, server.cards) == ("b" * 16, "b" * 16, 2)
+    assert [np.load(io.BytesIO(body)).shape[1] for body in server.bodies] == [8, 8, 8, 16]
+
+
+async def test_embedders_that_fit_alike_may_answer_in_turns(client: HttpModelClient, server: SmallServer) -> None:
+    for turn in range(6):
+        server.fingerprint = "ab"[turn % 2] * 16
+        embedded = await client.embed([IMAGE], Deadline(5000))
+        assert embedded.fingerprint == server.fingerprint
+    assert (len(server.bodies), server.cards) == (6, 1)
+
+
+async def test_embedders_that_fit_differently_and_answer_in_turns_are_an_error_never_a_wrong_embedding(
+    client: HttpModelClient, server: SmallServer
+) -> None:
+    async def other(request: web.Request) -> web.Response:
+        server.side_px, server.fingerprint = (16, "b" * 16) if server.side_px == 8 else (8, "a" * 16)
+        return await server.embeddings(request)
+
+    server.answers = [other] * 3
+    with pytest.raises(ModelFailed, match="two embedders that prepare images differently"):
+        await client.embed([IMAGE], Deadline(5000))

@@ -4,6 +4,7 @@ import io
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -36,6 +37,13 @@ STORED = {
     6: Image.Transpose.ROTATE_90,
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_270,
+}
+JPEG_VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "4:2:0": ("RGB", {"subsampling": "4:2:0"}),
+    "4:4:4": ("RGB", {"subsampling": "4:4:4"}),
+    "progressive": ("RGB", {"progressive": True}),
+    "grey": ("L", {}),
+    "CMYK": ("CMYK", {}),
 }
 
 
@@ -218,3 +226,70 @@ def test_real_photos_decode_as_pillow_decodes_them() -> None:
         with Image.open(path) as bare:
             expected = pixels_of(bare)
         assert error_of(decode_image(path.read_bytes(), LIMITS).pixels, expected) <= 1, path
+
+
+@pytest.mark.parametrize("orientation", STORED)
+@pytest.mark.parametrize("variant", ["4:2:0", "4:4:4", "progressive", "grey", "CMYK"])
+def test_a_large_jpeg_may_come_smaller_and_its_boxes_still_count_all_pixels(variant: str, orientation: int) -> None:
+    method = STORED[orientation]
+    whole = picture().resize((WIDTH * 9 + 5, HEIGHT * 9 + 3))  # neither is a multiple of the decoder's blocks
+    stored = whole if method is None else whole.transpose(method)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    mode, options = JPEG_VARIANTS[variant]
+    decoded = decode_image(encode(stored.convert(mode), "JPEG", exif=exif.tobytes(), **options), LIMITS, least_px=144)
+    assert decoded.size == whole.size
+    assert decoded.pixels.size == (-(-whole.width // 4), -(-whole.height // 4))  # an eighth would have 72 px
+    box = (300.0, 100.0, 700.0, 400.0)
+    crop, expected = decoded.crop(box).resize((40, 30)), whole.convert(mode).crop((300, 100, 700, 400)).resize((40, 30))
+    assert error_of(crop, pixels_of(expected)) <= 4
+    assert decoded.box_from_pixels((0, 0, *decoded.pixels.size)) == (0, 0, *whole.size)
+
+
+@pytest.mark.parametrize(
+    ("least_px", "box", "scale"),
+    [
+        (641, None, 1),
+        (640, None, 2),
+        (321, None, 2),
+        (160, None, 8),
+        (1, None, 8),
+        (100, (0, 0, 800, 200), 2),
+        (100, (0, 0, 199, 800), 1),
+        (100, (0, 0, 1e9, 1e9), 8),
+    ],
+)
+def test_a_jpeg_keeps_the_pixels_that_are_needed(least_px: int, box: Box | None, scale: int) -> None:
+    data = encode(Image.new("RGB", (2000, 1280)), "JPEG")
+    decoded = decode_image(data, LIMITS, least_px, box)
+    assert decoded.pixels.size == (2000 // scale, 1280 // scale)
+    assert decoded.size == (2000, 1280)
+    assert decoded.shows(box or (0, 0, 2000, 1280), least_px)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 900), (7, 9), (8, 8), (15, 16), (17, 33)])
+def test_the_smallest_jpegs_come_at_any_scale(size: tuple[int, int]) -> None:
+    decoded = decode_image(encode(Image.new("RGB", size, "red"), "JPEG"), LIMITS, least_px=1)
+    assert decoded.size == size
+    assert decoded.crop((0, 0, *size)).size == decoded.pixels.size
+
+
+def test_other_formats_come_whole() -> None:
+    for image_format in ("PNG", "WEBP", "GIF", "BMP", "TIFF", "HEIF", "AVIF"):
+        assert decode_image(encode(picture(), image_format), LIMITS, least_px=1).pixels.size == (WIDTH, HEIGHT)
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_jpeg_that_is_cut_is_refused_at_every_scale(progressive: bool) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (512, 512, 3), dtype=np.uint8)
+    data = encode(Image.fromarray(noise), "JPEG", progressive=progressive)
+    for least_px in (512, 256, 128, 64):
+        for share in (0.1, 0.5, 0.9, 0.99):
+            with pytest.raises(CorruptImage, match="JPEG"):
+                decode_image(data[: int(len(data) * share)], LIMITS, least_px)
+
+
+def test_a_box_outside_of_a_smaller_decoded_image_is_refused_with_the_images_own_size() -> None:
+    decoded = decode_image(encode(Image.new("RGB", (800, 640)), "JPEG"), LIMITS, least_px=80)
+    with pytest.raises(InvalidOption, match="800x640 px"):
+        decoded.crop((800, 0, 900, 100))

@@ -11,6 +11,7 @@ from lookalike.errors import IndexDamaged, IndexMismatch, IndexUnavailable
 from lookalike.index.edits import IndexEditor
 from lookalike.index.layout import IndexLayout
 from lookalike.index.live import LiveIndex
+from lookalike.index.writer import IndexWriter
 from tests.colour_embedder import ColourEmbedder, catalogue_of
 
 SETTINGS = IndexSettings(keep_versions=1)
@@ -98,7 +99,7 @@ def test_a_damaged_new_version_is_refused_and_the_old_one_goes_on(tmp_path: Path
 
 def test_a_refusal_is_logged_once_by_name_and_reason(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     old = build(tmp_path / "index", 3)
-    with LiveIndex(tmp_path / "index", lambda: ColourEmbedder().fingerprint, poll_s=0.01) as live:
+    with LiveIndex(tmp_path / "index", lambda: ColourEmbedder().fingerprint, poll_s=0.01, ahead=False) as live:
         build(tmp_path / "index", 4, ColourEmbedder(fingerprint="e" * 16))
         wait_until(lambda: live.problem is not None)
         time.sleep(0.1)
@@ -118,18 +119,78 @@ def test_a_version_by_another_embedder_is_refused(tmp_path: Path) -> None:
         assert live.problem is None
 
 
-def test_a_version_of_the_next_embedder_waits_until_that_embedder_is_served(tmp_path: Path) -> None:
+@pytest.mark.parametrize("ahead", [False, True])
+def test_a_version_of_the_next_embedder_waits_until_that_embedder_is_served(tmp_path: Path, ahead: bool) -> None:
     served = ColourEmbedder().fingerprint
     old = build(tmp_path / "index", 3)
-    with LiveIndex(tmp_path / "index", lambda: served, poll_s=0.02) as live:
+    with LiveIndex(tmp_path / "index", lambda: served, poll_s=0.02, ahead=ahead) as live:
         new = build(tmp_path / "index", 4, ColourEmbedder(fingerprint="e" * 16))
-        wait_until(lambda: live.problem is not None)
-        assert isinstance(live.problem, IndexMismatch)
-        assert new in live.problem.message and "e" * 16 in live.problem.message
+        wait_until(lambda: live.problem is not None or new in live.open_versions().values())
         assert live.current().info.version == old
+        assert live.of(served).info.version == old
+        if ahead:
+            # Its embedder may answer at any moment: it is open, and nothing is wrong.
+            assert (live.of("e" * 16).info.version, live.problem) == (new, None)
+        else:
+            assert isinstance(live.problem, IndexMismatch)
+            assert new in live.problem.message and "e" * 16 in live.problem.message
+            assert live.open_versions() == {served: old}
         served = "e" * 16
         wait_until(lambda: live.current().info.version == new)
         wait_until(lambda: live.problem is None)
+
+
+def test_both_embedders_find_their_own_index_however_often_they_take_turns(tmp_path: Path) -> None:
+    fingerprints = [ColourEmbedder().fingerprint, "e" * 16]
+    versions = [build(tmp_path / "index", 3 + n, ColourEmbedder(fingerprint=f)) for n, f in enumerate(fingerprints)]
+    served: str | None = None
+    with LiveIndex(tmp_path / "index", lambda: served, poll_s=3600) as live:
+        assert live.current().info.version == versions[1]
+        for turn in range(6):
+            served = fingerprints[turn % 2]
+            live.refresh()
+            assert live.current().info.version == versions[turn % 2]
+            assert [live.of(fingerprint).info.version for fingerprint in fingerprints] == versions
+            assert live.problem is None
+
+
+def test_an_edit_after_the_change_leaves_the_index_of_the_old_embedder_open(tmp_path: Path) -> None:
+    old = build(tmp_path / "index", 3)
+    with LiveIndex(tmp_path / "index", lambda: ColourEmbedder().fingerprint, poll_s=3600) as live:
+        for count in range(4, 9):
+            new = build(tmp_path / "index", count, ColourEmbedder(fingerprint="e" * 16))
+            live.refresh()
+            assert live.open_versions() == {ColourEmbedder().fingerprint: old, "e" * 16: new}
+
+
+def test_a_router_that_starts_in_the_middle_of_a_change_finds_the_index_of_its_embedder(tmp_path: Path) -> None:
+    old = build(tmp_path / "index", 3)
+    build(tmp_path / "index", 3, ColourEmbedder(fingerprint="e" * 16))
+    with LiveIndex(tmp_path / "index", lambda: ColourEmbedder().fingerprint, poll_s=3600, ahead=False) as live:
+        assert live.current().info.version == old
+        assert list(live.open_versions().values()) == [old]
+
+
+def test_a_retired_version_is_closed(tmp_path: Path) -> None:
+    build(tmp_path / "index", 3)
+    new = build(tmp_path / "index", 3, ColourEmbedder(fingerprint="e" * 16))
+    with LiveIndex(tmp_path / "index", lambda: "e" * 16, poll_s=3600) as live:
+        assert len(live.open_versions()) == 2
+        with IndexWriter(tmp_path / "index", keep_versions=1) as writer:
+            writer.retire_previous()
+        live.refresh()
+        assert live.open_versions() == {"e" * 16: new}
+
+
+def test_damage_to_the_index_of_the_embedder_before_does_not_touch_the_new_one(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    old = build(tmp_path / "index", 3)
+    new = build(tmp_path / "index", 3, ColourEmbedder(fingerprint="e" * 16))
+    os.truncate(tmp_path / f"index/versions/{old}/items.arrow", 100)
+    with LiveIndex(tmp_path / "index", lambda: "e" * 16, poll_s=3600) as live:
+        assert (live.current().info.version, live.problem) == (new, None)
+        assert f"{old}: items.arrow has 100 bytes" in caplog.text
 
 
 def test_a_version_in_use_is_checked_as_soon_as_the_embedder_is_known(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ pytest.importorskip("matplotlib", reason="training needs the extra lookalike[tra
 
 from training.metadata import colour_baseline, compare, confusion  # noqa: E402
 from training.metadata.config import TrainingConfig, load_config  # noqa: E402
-from training.metadata.data import ZipImages, read_rows  # noqa: E402
+from training.metadata.data import ZipImages, random_part, read_rows  # noqa: E402
 from training.metadata.heads import Recipe  # noqa: E402
 from training.metadata.sets import Labelled, readable  # noqa: E402
 from training.train_metadata import Training, write_model  # noqa: E402
@@ -208,6 +208,18 @@ def test_every_variant_is_measured_on_both_splits(training: Training) -> None:
         "variant", *heads, "mean", "parameters", "fit, ms"
     ]  # fmt: skip
     assert table.row_count == len(results)
+
+
+def test_a_comparison_may_learn_from_a_share_of_the_pictures(training: Training) -> None:
+    whole = training.examples(RECIPE)
+    part = compare.part_of(whole, 0.5, seed=1)
+    assert len(part) == round(0.5 * len(whole))
+    assert all(len(classes) == len(part) for classes in part.classes.values())
+    kept = random_part(len(whole), 0.5, seed=1)
+    assert torch.equal(part.views, whole.views[:, kept])
+    assert part.classes["gender"].tolist() == whole.classes["gender"][kept].tolist()
+    with pytest.raises(SetupError, match="above 0 and at most 1"):
+        compare.part_of(whole, 1.5, seed=1)
 
 
 def test_a_label_without_a_head_counts_as_wrong(training: Training) -> None:

@@ -46,9 +46,11 @@ class ColourModels:
         self.describe_error: Exception | None = None
         self.embedder_describes = True
         self.calls: list[str] = []
+        self.seen: list[tuple[int, int]] = []  # the sizes of what the detector was given, and of the crops
 
     async def detect(self, image: Image.Image, deadline: Deadline) -> list[Detection]:
         self.calls.append("detect")
+        self.seen.append(image.size)
         await asyncio.sleep(self.detect_s)
         ink = (np.asarray(image) < 250).any(axis=2)
         columns = np.flatnonzero(np.diff(np.concatenate([[0], ink.any(axis=0), [0]])))
@@ -61,6 +63,7 @@ class ColourModels:
 
     async def embed(self, crops: Sequence[Image.Image], deadline: Deadline, describe: bool = False) -> EmbeddedCrops:
         self.calls.append("embed and describe" if describe else "embed")
+        self.seen += [crop.size for crop in crops]
         embeddings = self.embedder.embed(np.stack([self.embedder.prepare(crop) for crop in crops]))
         descriptions = described(embeddings) if describe and self.embedder_describes else None
         return EmbeddedCrops(embeddings, self.embedder.fingerprint, descriptions)
@@ -172,6 +175,36 @@ async def test_crop_none_searches_the_whole_image(search, models: ColourModels) 
     assert "detect" not in models.calls
 
 
+def large_photo(patch: tuple[int, int, int, int]) -> bytes:
+    canvas = Image.new("RGB", (3200, 2560), "white")
+    canvas.paste(COLOURS["blue"], patch)
+    buffer = io.BytesIO()
+    canvas.save(buffer, "JPEG", quality=95)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("patch", "crop", "seen"),
+    [
+        # A quarter of the photo has 640 px for the detector, and 256 px of the subject.
+        ((640, 640, 1664, 1664), "auto", [(800, 640), (256, 256)]),
+        ((640, 640, 1216, 1664), "auto", [(800, 640), (288, 512)]),  # half of it
+        ((640, 640, 768, 1664), "auto", [(800, 640), (128, 1024)]),  # every pixel there is
+        ((640, 640, 1664, 1664), "none", [(400, 320)]),
+    ],
+)
+async def test_a_large_jpeg_is_decoded_as_far_as_the_networks_see(search, models: ColourModels, patch, crop, seen):
+    response = await search(large_photo(patch), crop=crop, top_k=1)
+    assert models.seen == seen
+    assert (response.image.width, response.image.height) == (3200, 2560)
+    assert response.subject.box == (patch if crop == "auto" else (0, 0, 3200, 2560))
+
+
+async def test_the_pixels_of_a_client_box_are_decoded_at_once(search, models: ColourModels) -> None:
+    response = await search(large_photo((640, 640, 1664, 1664)), box=(640, 640, 1664, 1664), top_k=1)
+    assert (models.seen, response.hits[0].item_id) == ([(256, 256)], "blue")
+
+
 async def test_nothing_detected_falls_back_to_the_whole_image(search) -> None:
     response = await search(png(Image.new("RGB", (30, 30), "white")))
     assert response.subject.source == "whole_image"
@@ -258,3 +291,25 @@ def test_detections_below_the_line_are_not_searched() -> None:
     detections = [Detection(box=(0, 0, 5, 5), score=s, label="x") for s in (0.6, 0.3, 0.1)]
     subjects = select_subjects(detections, None, (10, 10), count=5, min_score=0.2)
     assert [s.score for s in subjects] == [0.6, 0.3, None]
+
+
+async def test_items_that_are_liked_draw_the_query_towards_them(search) -> None:
+    plain = await search(photo("red"), top_k=4)
+    moved = await search(photo("red"), top_k=4, like=["blue"])
+    assert moved.hits[0].item_id == "red"
+
+    def rank(response: SearchResponse) -> int:
+        return [hit.item_id for hit in response.hits].index("blue")
+
+    assert rank(moved) == 1 < rank(plain)
+
+
+async def test_items_that_are_not_liked_are_no_hits_and_cost_none(search) -> None:
+    response = await search(photo("red"), top_k=3, unlike=["red"])
+    assert len(response.hits) == 3
+    assert "red" not in {hit.item_id for hit in response.hits}
+
+
+async def test_an_example_that_the_catalogue_lacks_is_named(search) -> None:
+    with pytest.raises(InvalidOption, match="no item 'pink'"):
+        await search(photo("red"), like=["red", "pink"])

@@ -15,7 +15,7 @@ import yaml
 from typer.testing import CliRunner
 
 from lookalike import metrics, server_config
-from lookalike.config import ImageLimits, ModelSettings, RouterSettings
+from lookalike.config import ImageLimits, ModelSettings, RouterSettings, StoreSettings
 from lookalike.errors import SetupError
 from lookalike.process_table import ProcessId
 from lookalike.server_commands import app as server_commands
@@ -158,6 +158,11 @@ def test_every_setting_of_the_package_is_documented(settings):
     assert missing == []
 
 
+def test_every_setting_of_a_store_is_documented():
+    page = (ROOT / "docs/delivery.md").read_text()
+    assert [name for name in StoreSettings.model_fields if f"`LOOKALIKE_STORE_{name.upper()}`" not in page] == []
+
+
 def declared_metrics() -> dict[str, dict[str, object]]:
     declared = yaml.safe_load((ROOT / "docker/metrics.yaml").read_text())
     return {m["name"]: m | {"kind": kind} for group in declared.values() for kind, ms in group.items() for m in ms}
@@ -265,3 +270,14 @@ def test_the_router_holds_the_models_unless_a_gpu_or_a_url_speaks_against_it(fil
     monkeypatch.setattr(server_config, "_GPU", tmp_path / "none")
     monkeypatch.setenv("LOOKALIKE_ROUTER_EMBEDDER_URL", "http://embedder/predictions/embedder")
     assert way() == "http"
+
+
+@pytest.mark.parametrize(("models", "served"), [("", ["a", "b"]), ("b", ["b"]), ("b, a", ["b", "a"])])
+def test_a_server_serves_the_models_that_are_named_or_all(models, served):
+    archives = {"a": Path("a.mar"), "b": Path("b.mar")}
+    assert list(ServerSettings(models=models).chosen(archives)) == served
+
+
+def test_a_model_that_is_not_there_is_named():
+    with pytest.raises(SetupError, match=r"LOOKALIKE_SERVER_MODELS: no model c"):
+        ServerSettings(models="a,c").chosen({"a": Path("a.mar")})

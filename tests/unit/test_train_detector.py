@@ -33,7 +33,16 @@ def tiny_set(tmp_path: Path) -> Path:
     return write_tiny_autocrop(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["detector.yaml", "detector_fasterrcnn.yaml", "detector_taught.yaml"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "detector.yaml",
+        "detector_fasterrcnn.yaml",
+        "detector_fasterrcnn_short.yaml",
+        "detector_short.yaml",
+        "detector_taught.yaml",
+    ],
+)
 def test_every_configuration_loads(name: str) -> None:
     assert load_config(CONFIGS / name).optimiser.epochs > 0
 

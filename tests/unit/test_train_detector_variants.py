@@ -1,5 +1,6 @@
 """Tests of what is built on training runs: the search, folds and shares, the other network, the weights measured."""
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -7,8 +8,10 @@ import pytest
 import yaml
 
 torch = pytest.importorskip("torch", reason="training needs the extra lookalike[train]")
-pytest.importorskip("optuna", reason="training needs the extra lookalike[train]")
+optuna = pytest.importorskip("optuna", reason="training needs the extra lookalike[train]")
 pytest.importorskip("matplotlib", reason="training needs the extra lookalike[train]")
+
+from torchvision.models import mobilenet_v2  # noqa: E402
 
 from lookalike.errors import SetupError  # noqa: E402
 from lookalike.schemas import Detection  # noqa: E402
@@ -18,14 +21,24 @@ from training.detector.blend import BLENDED, blend, blend_run, smallest_share  #
 from training.detector.curves import (  # noqa: E402
     draw_learning,
     draw_shares,
+    draw_trials,
     fold_table,
     fold_variants,
     share_variants,
     train_variants,
 )
+from training.detector.fasterrcnn import (  # noqa: E402
+    MOBILENET_V2,
+    MOBILENET_V3,
+    FasterRcnnCandidates,
+    faster_rcnn,
+)
+from training.detector.report import detector_from_weights  # noqa: E402
 from training.detector.runtimes import latency_table, measure_runtimes  # noqa: E402
 from training.detector.teach import sole_subject  # noqa: E402
-from training.search_hparams import Range, Search, SearchConfig, load_search, with_settings  # noqa: E402
+from training.fetch_weights import CONVERTERS  # noqa: E402
+from training.networks import with_weights  # noqa: E402
+from training.search_hparams import STUDIES, Range, Search, SearchConfig, load_search, with_settings  # noqa: E402
 from training.train_detector import BEST, Training  # noqa: E402
 
 CONFIGS = Path(__file__).parents[2] / "training" / "configs"
@@ -54,8 +67,10 @@ def tiny_search() -> SearchConfig:
     )
 
 
-def test_the_search_that_is_shipped_loads_and_fits_the_configuration() -> None:
-    config = load_search(CONFIGS / "detector_search.yaml")
+@pytest.mark.parametrize("name", ["detector_search.yaml", "detector_search_short.yaml"])
+def test_the_searches_that_are_shipped_load_and_fit_the_configuration(name: str) -> None:
+    config = load_search(CONFIGS / name)
+    assert (CONFIGS.parents[1] / config.base).exists()
     for name, space in config.stages[0].space.items():
         value = space.choices[0] if space.choices else space.low
         assert with_settings(tiny_config(), {name: value}) is not None
@@ -85,6 +100,46 @@ def test_a_search_ends_in_fixed_settings_and_resumes_from_its_database(data: Pat
     assert search().run() == found  # nothing is left to try
 
 
+def test_a_killed_trial_is_repeated_with_its_settings_and_leaves_no_folder(data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "search"
+    (out / "wide-000").mkdir(parents=True)
+    storage = f"sqlite:///{out / STUDIES}"
+    killed = optuna.create_study(storage=storage, study_name="wide", direction="maximize").ask()
+    rate = killed.suggest_float("optimiser.rate", 1e-5, 1e-2, log=True)  # and never told an end: as a kill leaves it
+    Search(tiny_search(), tiny_config(), data, out, tmp_path).run()
+    trials = optuna.load_study(study_name="wide", storage=storage).trials
+    assert [trial.state.name for trial in trials] == ["FAIL", "COMPLETE", "COMPLETE"]
+    assert trials[1].params == {"optimiser.rate": rate}
+    assert not list(out.glob("wide-*"))
+
+
+def test_a_later_stage_begins_with_the_best_of_the_one_before(data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "search"
+    Search(tiny_search(), tiny_config(), data, out, tmp_path).run()
+    wide, narrow = (
+        optuna.load_study(study_name=name, storage=f"sqlite:///{out / STUDIES}") for name in ("wide", "narrow")
+    )
+    assert narrow.trials[0].params == wide.best_params
+    assert narrow.best_value >= wide.best_value
+    draw_trials(out, tmp_path / "trials.png")
+    assert (tmp_path / "trials.png").stat().st_size > 1000
+    with pytest.raises(SetupError, match="no search"):
+        draw_trials(tmp_path, tmp_path / "none.png")
+
+
+def test_a_trial_that_diverges_is_passed_over_and_a_stage_of_nothing_else_is_an_error(
+    data: Path, tmp_path: Path
+) -> None:
+    config = tiny_search()
+    space = {"optimiser.rate": Range(low=1e30, high=1e31)}
+    stage = config.stages[0].model_copy(update={"space": space, "views_per_epoch": 16})
+    search = Search(config.model_copy(update={"stages": [stage]}), tiny_config(), data, tmp_path / "search", tmp_path)
+    with pytest.raises(SetupError, match="every trial of stage wide diverged"):
+        search.run()
+    study = optuna.load_study(study_name="wide", storage=f"sqlite:///{tmp_path / 'search' / STUDIES}")
+    assert [trial.state.name for trial in study.trials] == ["PRUNED", "PRUNED"]
+
+
 def test_folds_and_shares_train_apart_and_are_drawn(data: Path, tmp_path: Path) -> None:
     short = with_settings(tiny_config(), {"data.views_per_epoch": 4, "optimiser.epochs": 1})
     folds = train_variants(fold_variants(short, 2), data, tmp_path / "folds", tmp_path)
@@ -102,12 +157,42 @@ def test_a_run_is_drawn_and_no_run_is_an_error(run_dir: Path, tmp_path: Path) ->
         draw_learning(tmp_path, tmp_path / "none.png")
 
 
-def test_faster_rcnn_trains_a_step_and_finds_boxes(data: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("network", [MOBILENET_V3, MOBILENET_V2])
+def test_faster_rcnn_trains_a_step_and_its_weights_are_measured(network: str, data: Path, tmp_path: Path) -> None:
     changes = {"data.views_per_epoch": 2, "optimiser.epochs": 1, "optimiser.batch": 2, "start.hub": False}
-    config = with_settings(tiny_config(network="fasterrcnn_mobilenet_v3_320"), changes)
-    progress = Training(config, data, tmp_path / "run", tmp_path).run()
+    config = with_settings(tiny_config(network=network), changes)
+    training = Training(config, data, tmp_path / "run", tmp_path)
+    progress = training.run()
     assert progress.history[0]["loss"] > 0
     assert 0 <= progress.best_iou <= 1
+    detector = detector_from_weights(tmp_path / "run" / BEST, config)
+    pixels = np.zeros((2, 64, 64, 3), np.uint8)
+    first, second = detector.detect(pixels, [(64, 64), (128, 96)], 0.0)
+    assert len(first) == len(second)
+    with pytest.raises(SetupError, match=f"no {network}"):
+        detector_from_weights(tmp_path / "absent.safetensors", config)
+
+
+def test_images_that_have_fewer_boxes_than_others_are_padded_with_empty_ones() -> None:
+    class TwoThenOne(torch.nn.Module):
+        def forward(self, images: list[torch.Tensor]) -> list[dict[str, torch.Tensor]]:
+            boxes = torch.tensor([[0.0, 0, 9, 9], [0, 0, 5, 5]])
+            return [{"boxes": boxes[:count], "scores": torch.full((count,), 0.5)} for count in (2, 1)]
+
+    found = FasterRcnnCandidates(TwoThenOne())(torch.zeros(2, 8, 8, 3, dtype=torch.uint8))
+    assert found["scores"].tolist() == [[0.5, 0.5], [0.5, 0.0]]
+    assert found["boxes"][1, 1].tolist() == [0, 0, 0, 0]
+    assert found["labels"].shape == (2, 2)
+
+
+def test_the_weights_of_a_package_fill_the_body_of_a_detector_on_mobilenet_v2() -> None:
+    whole = mobilenet_v2()
+    checkpoint = io.BytesIO()
+    torch.save(whole.state_dict(), checkpoint)
+    state = CONVERTERS["mobilenet_v2"]({"checkpoint": checkpoint.getvalue()})
+    config = with_settings(tiny_config(network=MOBILENET_V2), {"start.hub": False})
+    body = with_weights(faster_rcnn(config, Path()).backbone.body, state)
+    torch.testing.assert_close(body.state_dict()["18.0.weight"], whole.features[18][0].weight.detach())
 
 
 def test_a_runs_weights_are_measured_by_split_and_the_worst_are_drawn(
@@ -120,6 +205,8 @@ def test_a_runs_weights_are_measured_by_split_and_the_worst_are_drawn(
     assert evaluate_detector.main([*arguments, "--split", "train", "--worst", str(tmp_path / "worst.png")]) == 0
     assert "| one | 8 |" in capsys.readouterr().out
     assert (tmp_path / "worst.png").stat().st_size > 1000
+    assert evaluate_detector.main([*arguments, "--split", "train", "--enlarge-px", "700"]) == 0
+    assert "| one | 8 |" in capsys.readouterr().out
 
 
 def test_only_a_confident_box_without_a_rival_teaches() -> None:

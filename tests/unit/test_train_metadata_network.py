@@ -1,6 +1,7 @@
 """Tests of the metadata network's training: views, losses, what is frozen, a teacher, and a killed run."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -83,6 +84,8 @@ def test_a_checkpoint_of_other_settings_is_named(data: LearningSet, tmp_path: Pa
     training(config, data, tmp_path).run(stop_after_steps=1)
     with pytest.raises(SetupError, match=CHECKPOINT):
         training(small_config(trained="heads", dropout=0.5), data, tmp_path)
+    with pytest.raises(SetupError, match=CHECKPOINT):
+        training(config, data.part(0.5, seed=1), tmp_path)
 
 
 @pytest.mark.parametrize(("trained", "changed"), [("heads", []), ("blocks.6", ["blocks.6", "bn2", "conv_head"])])
@@ -115,6 +118,30 @@ def test_a_model_for_one_attribute_alone_has_one_head(data: LearningSet, tmp_pat
     assert list(run.measure()) == ["gender"]
     with pytest.raises(SetupError, match="price"):
         data.only(["price"])
+
+
+def test_a_share_of_the_train_pictures_keeps_labels_copies_and_val(data: LearningSet) -> None:
+    numbered = replace(data, copies=np.arange(len(data.train)))  # so that what is kept can be told
+    part = numbered.part(0.5, seed=3)
+    kept = part.copies.tolist()
+    assert len(kept) == len(set(kept)) == round(0.5 * len(data.train))
+    assert [row.line for row in part.train.rows] == [data.train.rows[number].line for number in kept]
+    assert torch.equal(part.train.pixels, data.train.pixels[kept])
+    assert part.labels == data.labels
+    assert part.val is data.val
+    assert numbered.part(0.5, seed=3).copies.tolist() == kept
+    assert numbered.part(0.5, seed=4).copies.tolist() != kept
+    with pytest.raises(SetupError, match="above 0"):
+        data.part(0, seed=3)
+
+
+def test_what_is_measured_is_measured_again_only_after_a_step(data: LearningSet, tmp_path: Path) -> None:
+    run = training(small_config(trained="heads", ema=0.01, learning_rate=0.1), data, tmp_path)
+    run.run(stop_after_steps=1)
+    first = run.scores()
+    assert run.scores() is first
+    run.run(stop_after_steps=2)
+    assert run.scores() is not first
 
 
 def test_what_is_written_is_served_at_half_the_resolution(data: LearningSet, tmp_path: Path) -> None:
@@ -254,6 +281,10 @@ def test_ways_to_train_are_compared_and_a_killed_comparison_goes_on(
     ways = comparison().results()
     first = next(ways)
     ways.close()  # killed after the first
+    # What is done is read, not measured again.
+    with monkeypatch.context() as nothing_measured:
+        nothing_measured.setattr(MetadataNetwork, "forward", None)
+        assert next(comparison().results()) == first
     results = list(comparison().results())
     assert [result.title for result in results] == [variant.title for variant in compare_networks.variants(True)]
     assert results[0].scores == first.scores
@@ -262,6 +293,11 @@ def test_ways_to_train_are_compared_and_a_killed_comparison_goes_on(
     assert separate.parameters > one.parameters
     table = comparison_table(results, "val")
     assert table.row_count == len(results)
+
+
+def test_the_configuration_of_the_comparison_trains_smaller_than_the_service_sees() -> None:
+    network = load_config(CONFIG.with_name("metadata_compare.yaml")).network
+    assert network.stages[-1].edge_px < network.preprocess.width_px // 2
 
 
 def test_the_rate_warms_up_and_falls_to_nothing() -> None:

@@ -1,7 +1,7 @@
 """What `training/configs/detector*.yaml` may say; a wrong key is named, never ignored."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, Field
 
@@ -9,6 +9,7 @@ from lookalike.model_store import WheelSource
 from lookalike.preprocessing import Preprocess
 from training.configuration import read_config
 
+PICODET: Final = "picodet_s"
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 
@@ -92,7 +93,7 @@ class DetectorConfig(StrictModel):
     """The whole file."""
 
     seed: int = 0
-    network: Literal["picodet_s", "fasterrcnn_mobilenet_v3_320"] = "picodet_s"
+    network: Literal["picodet_s", "fasterrcnn_mobilenet_v3_320", "fasterrcnn_mobilenet_v2_320"] = PICODET
     device: str = "auto"  # auto: CUDA where there is one
     amp: bool = True  # on CUDA only: bfloat16 is slower than float32 on the CPUs that were tried
     threads: Annotated[int, Field(ge=0)] = 1  # 0: one a core

@@ -1,9 +1,10 @@
-"""Trains the detector on other parts of the data: k folds, and growing shares, drawn as the data-need curve.
+"""Trains the detector on other parts of the data, folds and growing shares, and draws these, a run and a search.
 
 Run:
     python -m training.detector.curves folds --config training/configs/detector.yaml --out var/runs/folds
     python -m training.detector.curves shares --config training/configs/detector.yaml --out var/runs/shares
     python -m training.detector.curves learning --run var/runs/detector
+    python -m training.detector.curves trials --out var/runs/search
 
 A killed command goes on where it was: a run that is done is not trained again.
 """
@@ -11,6 +12,7 @@ A killed command goes on where it was: a run that is done is not trained again.
 import argparse
 import json
 import logging
+import math
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -19,14 +21,17 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+import optuna
 import torch
 
 from lookalike.errors import LookalikeError, SetupError
 from training.detector.config import DetectorConfig, load_config
+from training.search_hparams import STUDIES
 from training.train_detector import CHECKPOINT, Training
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+from matplotlib.ticker import NullFormatter, NullLocator
 
 FOLDS_TABLE = "folds.json"
 SHARES_TABLE = "shares.json"
@@ -87,7 +92,10 @@ def draw_shares(figures: Mapping[str, Mapping[str, float]], path: Path) -> None:
         width = 3 if name == "val_iou" else 1
         right.plot(shares, [row[name] for row in figures.values()], "o-", label=name, linewidth=width)
     right.set(xlabel="share of the training photos", ylabel="validation IoU", xscale="log")
-    right.legend(fontsize="small")
+    for axis in (left, right):
+        axis.set_xticks(shares, [f"{share:g}" for share in shares])
+        axis.xaxis.set_minor_locator(NullLocator())
+    canvas.legend(loc="outside right center", fontsize="small")
     canvas.savefig(path, dpi=110)
     plt.close(canvas)
 
@@ -111,7 +119,41 @@ def draw_learning(run_dir: Path, path: Path) -> None:
     for name in sorted(name for name in history[0] if name.startswith("val")):
         right.plot(epochs, [row[name] for row in history], "o-", label=name, linewidth=3 if name == "val_iou" else 1)
     right.set(xlabel="epoch", ylabel="validation IoU")
-    right.legend(fontsize="small")
+    canvas.legend(loc="outside right center", fontsize="small")
+    canvas.savefig(path, dpi=110)
+    plt.close(canvas)
+
+
+def draw_trials(out: Path, path: Path) -> None:
+    """Draw the score of a search's trials against each setting, one colour a stage.
+
+    Raises:
+        SetupError: when the folder holds no search with a trial that is done.
+    """
+    if not (out / STUDIES).exists():
+        raise SetupError(f"{out} holds no search")
+    storage = f"sqlite:///{out / STUDIES}"
+    stages = {
+        name: [trial for trial in optuna.load_study(study_name=name, storage=storage).trials if trial.value is not None]
+        for name in optuna.get_all_study_names(storage)
+    }
+    names = sorted({name for trials in stages.values() for trial in trials for name in trial.params})
+    if not names:
+        raise SetupError(f"{out} holds no search with a trial that is done")
+    columns = min(4, len(names))
+    size = math.ceil(len(names) / columns), columns
+    canvas, axes = plt.subplots(*size, figsize=(3 * columns, 2.6 * size[0]), layout="constrained", squeeze=False)
+    for name, axis in zip(names, axes.flat, strict=False):
+        for stage, trials in stages.items():
+            known = [trial for trial in trials if name in trial.params]
+            axis.plot([t.params[name] for t in known], [t.value for t in known], "o", label=stage, alpha=0.7)
+            if any(getattr(trial.distributions[name], "log", False) for trial in known):
+                axis.set_xscale("log")
+                axis.xaxis.set_minor_formatter(NullFormatter())  # its labels overlap
+        axis.set(xlabel=name, ylabel="validation IoU")
+    axes.flat[0].legend(fontsize="small")
+    for axis in axes.flat[len(names) :]:
+        axis.axis("off")
     canvas.savefig(path, dpi=110)
     plt.close(canvas)
 
@@ -132,6 +174,9 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     learning = commands.add_parser("learning")
     learning.add_argument("--run", type=Path, default=Path("var/runs/detector"))
     learning.add_argument("--picture", type=Path, help="default: learning.png in the run")
+    trials = commands.add_parser("trials")
+    trials.add_argument("--out", type=Path, default=Path("var/runs/search"), help="of training.search_hparams")
+    trials.add_argument("--picture", type=Path, help="default: trials.png in that folder")
     return parser.parse_args(argv)
 
 
@@ -147,6 +192,9 @@ def _shortened(config: DetectorConfig, views: int | None, epochs: int | None) ->
 def _run(options: argparse.Namespace) -> None:
     if options.command == "learning":
         draw_learning(options.run, options.picture or options.run / "learning.png")
+        return
+    if options.command == "trials":
+        draw_trials(options.out, options.picture or options.out / "trials.png")
         return
     config = _shortened(load_config(options.config), options.views, options.epochs)
     if options.command == "folds":

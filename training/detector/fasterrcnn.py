@@ -1,37 +1,63 @@
-"""The other subject detector: torchvision's Faster R-CNN on MobileNetV3-Large, 320 px.
+"""The other subject detectors: torchvision's Faster R-CNN at 320 px, on MobileNetV3-Large or on MobileNetV2.
 
-"Faster R-CNN", https://arxiv.org/abs/1506.01497; "Searching for MobileNetV3", https://arxiv.org/abs/1905.02244. Its
-COCO weights are taken where torchvision's download site is reachable; else training starts from nothing.
+"Faster R-CNN", https://arxiv.org/abs/1506.01497; "Searching for MobileNetV3", https://arxiv.org/abs/1905.02244;
+"MobileNetV2", https://arxiv.org/abs/1801.04381. The COCO weights of the first are taken where torchvision's download
+site is reachable, else its training starts from nothing; the second starts from ImageNet, from a Python package.
 """
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 from urllib.error import URLError
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN, fasterrcnn_mobilenet_v3_large_320_fpn
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.backbone_utils import mobilenet_backbone
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
+from torchvision.ops import FrozenBatchNorm2d
 
-from training.detector.config import DetectorConfig
+from lookalike.errors import SetupError
+from training.detector.config import DetectorConfig, StartWeights
 from training.detector.loss import Truth
 from training.detector.score import BestBox
+from training.fetch_weights import fetch_pretrained
 from training.half_weights import write_half
+from training.networks import with_weights
 
+MOBILENET_V3, MOBILENET_V2 = "fasterrcnn_mobilenet_v3_320", "fasterrcnn_mobilenet_v2_320"
 _BACKGROUND_AND_SUBJECT = 2
-_STAGES = 6  # of the backbone that torchvision can freeze
+_STAGES = 6  # of either backbone that torchvision can freeze
+# Of each photo the head learns from so few proposals: torchvision's 512, for many objects, take three quarters of
+# a step; a photo here has one.
+_PROPOSALS = 64
+_ANCHORS_PX = ((32, 64, 128, 256, 512),) * 3  # as torchvision's on MobileNetV3: one set a level
+_ASPECT_RATIOS = ((0.5, 1.0, 2.0),) * len(_ANCHORS_PX)
 
 _log = logging.getLogger(__name__)
 
 
-def faster_rcnn(config: DetectorConfig) -> FasterRCNN:
-    """Return the network with one class, from COCO where the weights can be had."""
-    size = {"min_size": config.input_px, "max_size": config.input_px}
+def faster_rcnn(config: DetectorConfig, downloads_dir: Path) -> FasterRCNN:
+    """Return the network with one class, from the best weights that can be had."""
     trainable = _STAGES - min(_STAGES, config.optimiser.freeze_stages)
-    if config.start.hub:
+    settings = {
+        "min_size": config.input_px,
+        "max_size": config.input_px,
+        "box_batch_size_per_image": _PROPOSALS,
+    }
+    if config.network == MOBILENET_V2:
+        return _on_mobilenet_v2(config.start, downloads_dir, trainable, settings)
+    return _on_mobilenet_v3(config.start, trainable, settings)
+
+
+def _on_mobilenet_v3(start: StartWeights, trainable: int, settings: Mapping[str, Any]) -> FasterRCNN:
+    if start.hub:
         try:
             network = fasterrcnn_mobilenet_v3_large_320_fpn(
-                weights="COCO_V1", trainable_backbone_layers=trainable, **size
+                weights="COCO_V1", trainable_backbone_layers=trainable, **settings
             )
         except (URLError, OSError) as error:
             _log.warning("torchvision's weights cannot be downloaded (%s): training starts from nothing", error)
@@ -40,16 +66,65 @@ def faster_rcnn(config: DetectorConfig) -> FasterRCNN:
             network.roi_heads.box_predictor = FastRCNNPredictor(inputs, _BACKGROUND_AND_SUBJECT)
             return network
     return fasterrcnn_mobilenet_v3_large_320_fpn(
-        weights=None, weights_backbone=None, num_classes=_BACKGROUND_AND_SUBJECT, **size
+        weights=None, weights_backbone=None, num_classes=_BACKGROUND_AND_SUBJECT, **settings
     )
+
+
+def _on_mobilenet_v2(
+    start: StartWeights, downloads_dir: Path, trainable: int, settings: Mapping[str, Any]
+) -> FasterRCNN:
+    # What stays frozen is worth something only where weights were loaded; the same holds for frozen statistics.
+    known = start.source is not None
+    backbone = mobilenet_backbone(
+        backbone_name="mobilenet_v2",
+        weights=None,
+        fpn=True,
+        norm_layer=FrozenBatchNorm2d if known else nn.BatchNorm2d,
+        trainable_layers=trainable if known else _STAGES,
+    )
+    if start.source is not None:
+        path = fetch_pretrained("mobilenet_v2", "mobilenet_v2", start.source, start.weights_sha256, downloads_dir)
+        with_weights(backbone.body, load_file(path))
+    anchors = AnchorGenerator(_ANCHORS_PX, _ASPECT_RATIOS)
+    return FasterRCNN(backbone, _BACKGROUND_AND_SUBJECT, rpn_anchor_generator=anchors, **settings)
+
+
+def trained_faster_rcnn(weights: Path, config: DetectorConfig) -> FasterRCNN:
+    """Return the network with a run's weights.
+
+    Raises:
+        SetupError: when the file is missing, or does not fit.
+    """
+    nothing = config.model_copy(update={"start": StartWeights(hub=False)})
+    network = faster_rcnn(nothing, Path())
+    try:
+        with_weights(network, load_file(weights))
+    except (OSError, RuntimeError) as error:
+        raise SetupError(f"{weights} is no {config.network}: {error}") from error
+    return network
+
+
+class FasterRcnnCandidates(nn.Module):
+    """The network as `DetectorNetwork` speaks: `(n, h, w, 3)` uint8 pixels -> boxes, scores, labels by name."""
+
+    def __init__(self, network: FasterRCNN) -> None:
+        super().__init__()
+        self._network = network
+
+    def forward(self, pixels: Tensor) -> dict[str, Tensor]:
+        """Return `boxes` `(n, a, 4)` and `scores` `(n, a)` float32, `labels` `(n, a)` int64, all 0; empty boxes pad."""
+        found = self._network(list(_images(pixels)))
+        boxes = nn.utils.rnn.pad_sequence([one["boxes"] for one in found], batch_first=True)
+        scores = nn.utils.rnn.pad_sequence([one["scores"] for one in found], batch_first=True)
+        return {"boxes": boxes, "scores": scores, "labels": torch.zeros(scores.shape, dtype=torch.int64)}
 
 
 class FasterRcnnLearner:
     """Faster R-CNN as `training.detector.networks.Learner`; boxes to ignore are background to it."""
 
-    def __init__(self, config: DetectorConfig) -> None:
+    def __init__(self, config: DetectorConfig, downloads_dir: Path) -> None:
         self._config = config
-        self.network: nn.Module = faster_rcnn(config)
+        self.network: nn.Module = faster_rcnn(config, downloads_dir)
 
     def train_mode(self) -> None:
         """See `Learner`."""

@@ -83,7 +83,9 @@ def assign(predictions: Predictions, truth: Truth, settings: LossSettings) -> As
 
 
 def score_loss(scores: Tensor, wanted: Tensor, counted: Tensor) -> Tensor:
-    """Return the varifocal loss, summed over the `counted` points; all `(n, p)`."""
+    """Return the varifocal loss, summed over the `counted` points, NaN where a score is; all `(n, p)`."""
+    if scores.isnan().any():  # the cross-entropy would stop at it; whoever trains says that the rate is too high
+        return scores.sum()
     scores = scores.float().clamp(_LEAST_SCORE, 1 - _LEAST_SCORE)
     weight = torch.where(wanted > 0, wanted, _NEGATIVE_WEIGHT * scores.detach() ** _FOCUS)
     return F.binary_cross_entropy(scores, wanted, weight * counted, reduction="sum")

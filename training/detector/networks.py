@@ -7,7 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from training.detector.config import DetectorConfig
+from training.detector.config import PICODET, DetectorConfig
 from training.detector.fasterrcnn import FasterRcnnLearner
 from training.detector.loss import Truth, detection_loss
 from training.detector.network import frozen_parts, parameter_groups, predict, start_network
@@ -82,6 +82,6 @@ class PicoDetLearner:
 
 def make_learner(config: DetectorConfig, downloads_dir: Path, first_pixels: Iterable[Tensor]) -> Learner:
     """Return the learner of `config.network`; `first_pixels` `(n, h, w, 3)` uint8 are for its start."""
-    if config.network == "fasterrcnn_mobilenet_v3_320":
-        return FasterRcnnLearner(config)
+    if config.network != PICODET:
+        return FasterRcnnLearner(config, downloads_dir)
     return PicoDetLearner(config, downloads_dir, first_pixels)

@@ -8,6 +8,8 @@ from numpy.typing import NDArray
 
 from lookalike.detection import Detector
 from lookalike.preprocessing import Preprocess
+from training.detector.config import PICODET, DetectorConfig
+from training.detector.fasterrcnn import FasterRcnnCandidates, trained_faster_rcnn
 from training.detector.network import LABELS, earlier_network
 from training.networks import DetectorNetwork
 
@@ -35,6 +37,15 @@ def subject_detector_network(weights: Path, preprocess: Preprocess) -> DetectorN
     return DetectorNetwork(earlier_network(weights), preprocess).eval()
 
 
-def detector_from_weights(weights: Path, preprocess: Preprocess) -> Detector:
-    """Return the detector that a training run's weights make."""
-    return Detector(TorchSession(subject_detector_network(weights, preprocess)), preprocess, LABELS)
+def detector_from_weights(weights: Path, config: DetectorConfig) -> Detector:
+    """Return the detector that the weights of a run of this configuration make.
+
+    Raises:
+        SetupError: when the file is missing, or does not fit.
+    """
+    network: torch.nn.Module
+    if config.network == PICODET:
+        network = subject_detector_network(weights, config.preprocess)
+    else:
+        network = FasterRcnnCandidates(trained_faster_rcnn(weights, config))
+    return Detector(TorchSession(network), config.preprocess, LABELS)

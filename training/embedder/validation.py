@@ -23,7 +23,7 @@ class Validation:
 
     def __init__(self, data: TrainingData, normalise: nn.Module, cache: CachedMaps | None = None) -> None:
         self._data, self._normalise, self._cache = data, normalise, cache
-        self._shown, self._images = _searches(data)
+        self._shown, self.images = _searches(data)
         self._pixels: Tensor | None = None
 
     def __len__(self) -> int:
@@ -35,7 +35,7 @@ class Validation:
         network.eval()
         embeddings = self._embeddings(lambda inputs: self._embed(network, inputs.to(device)))
         network.train(was_training)
-        return score_sets(self._images, embeddings)
+        return score_sets(self.images, embeddings)
 
     def _embeddings(self, embed: Callable[[Tensor], Tensor]) -> NDArray[np.float32]:
         with torch.inference_mode():
@@ -49,13 +49,13 @@ class Validation:
     def _inputs(self) -> Iterator[Tensor]:
         """Yield what is shown, batch by batch: maps where they are kept, for they are large, else pixels."""
         if self._cache is None:
-            yield from self._all_pixels().split(_BATCH)
+            yield from self.pixels().split(_BATCH)
             return
         for start in range(0, len(self._shown), _BATCH):
             yield self._cache.of(self._shown[start : start + _BATCH])
 
-    def _all_pixels(self) -> Tensor:
-        """Return the pixels `(n, h, w, 3)` of all that is shown, made once."""
+    def pixels(self) -> Tensor:
+        """Return the pixels `(n, h, w, 3)` uint8 of all that is shown, in the order of `images`; made once."""
         if self._pixels is None:
             views = self._data.views
             with ThreadPoolExecutor() as pool:  # decoding and resizing leave the interpreter's lock

@@ -24,7 +24,7 @@ from torch import nn
 from lookalike.config import ModelSettings
 from lookalike.errors import SetupError
 from training.metadata.config import TrainingConfig, load_config
-from training.metadata.data import Row
+from training.metadata.data import Row, random_part
 from training.metadata.heads import Examples, HeadsNetwork, Recipe, train_heads
 from training.metadata.report import Score, score_of
 from training.metadata.session import load_metadata_network
@@ -85,11 +85,11 @@ def variants_of(recipe: Recipe) -> Iterator[Variant]:
 class Comparison:
     """The splits as examples, read once, and the variants trained on them."""
 
-    def __init__(self, training: Training, recipe: Recipe) -> None:
-        """Get all features that the recipe's views need."""
+    def __init__(self, training: Training, recipe: Recipe, share: float = 1.0) -> None:
+        """Get all features that the recipe's views need; of the train split, learn from a random `share`."""
         self._seed, self._recipe = training.config.seed, recipe
         self._label_counts = {name: len(labels) for name, labels in training.labels.items()}
-        self._train = training.examples(recipe)
+        self._train = part_of(training.examples(recipe), share, self._seed)
         self._parts = {"val": training.val, "test": readable(training.catalogue.split("test"))}
         self._examples = {split: training.plain_examples(part) for split, part in self._parts.items()}
 
@@ -97,7 +97,10 @@ class Comparison:
         """Train and measure one variant after the other."""
         for variant in variants_of(self._recipe):
             result = self._result(variant)
-            _log.info("%s: fitted in %.0f ms", result.title, result.fit_ms)
+            accuracy = np.mean([score.accuracy for score in result.scores["val"].values()])
+            _log.info(
+                "%s: fitted in %.0f ms, mean accuracy on val %.2f %%", result.title, result.fit_ms, 100 * accuracy
+            )
             yield result
 
     def _result(self, variant: Variant) -> Result:
@@ -117,6 +120,16 @@ class Comparison:
     def _scores(self, networks: Sequence[HeadsNetwork], split: str) -> dict[str, Score]:
         parts = [head_scores(network, self._examples[split], self._parts[split].rows) for network in networks]
         return {name: score for part in parts for name, score in part.items()}
+
+
+def part_of(examples: Examples, share: float, seed: int) -> Examples:
+    """Return a random share of the examples.
+
+    Raises:
+        SetupError: for a share that is not above 0 and at most 1.
+    """
+    kept = torch.from_numpy(random_part(len(examples), share, seed))
+    return Examples(examples.views[:, kept], {name: classes[kept] for name, classes in examples.classes.items()})
 
 
 def only(examples: Examples, names: Sequence[str]) -> Examples:
@@ -162,6 +175,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--network", type=Path, default=Path("model_store/metadata_creator/network.safetensors"))
     parser.add_argument("--cache", type=Path, default=Path("var/cache/metadata"), help="keeps features; may be deleted")
     parser.add_argument("--recipe", help="one of the configuration's; the last one unless named")
+    parser.add_argument("--share", type=float, default=1.0, help="of the train pictures, the same for each variant")
     parser.add_argument("--threads", type=int, default=1)
     return parser.parse_args(argv)
 
@@ -174,7 +188,7 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
     settings = ModelSettings(threads=arguments.threads)
     source = load_metadata_network(arguments.network, config.network.preprocess, settings)
     training = Training(config, arguments.data, source, arguments.cache)
-    results = list(Comparison(training, recipe).results())
+    results = list(Comparison(training, recipe, arguments.share).results())
     for split in results[0].scores:
         console.print(comparison_table(results, split))
 

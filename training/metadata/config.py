@@ -1,7 +1,7 @@
 """What `training/configs/metadata.yaml` may say; a wrong key is named, never ignored."""
 
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, Field, model_validator
 
@@ -127,6 +127,10 @@ class TrainingConfig(BaseModel, extra="forbid", frozen=True):
     def heads(self) -> list[str]:
         """The attributes with a head of their own."""
         return [aim.name for aim in self.attributes if aim.mapped_from is None]
+
+    def decisive(self) -> dict[str, Any]:
+        """Return what a run of the network depends on; the heads' recipes and the gate come after it."""
+        return self.model_dump(include={"seed", "data", "min_count", "copies", "network", "attributes"})
 
 
 def load_config(path: Path) -> TrainingConfig:

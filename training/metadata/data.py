@@ -145,3 +145,14 @@ def majority_mapping(rows: Iterable[Row], source: str, target: str, source_label
         if row.values[source] in counts and row.values[target]:
             counts[row.values[source]][row.values[target]] += 1
     return {label: _frequent(counter, 1)[0] for label, counter in counts.items()}
+
+
+def random_part(count: int, share: float, seed: int) -> NDArray[np.int64]:
+    """Return the numbers, in order, of a random `share` of `count` rows, at least one.
+
+    Raises:
+        SetupError: for a share that is not above 0 and at most 1.
+    """
+    if not 0 < share <= 1:
+        raise SetupError(f"a share of {share:g} of the train pictures: it must be above 0 and at most 1")
+    return np.sort(np.random.default_rng(seed).permutation(count)[: max(1, round(share * count))])

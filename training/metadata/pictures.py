@@ -1,7 +1,6 @@
 """The pictures that the metadata network learns from, decoded once, and the random views of a batch of them."""
 
 import logging
-import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -22,7 +21,7 @@ from lookalike.errors import LookalikeError, SetupError
 from lookalike.images import decode_image
 from lookalike.preprocessing import Preprocess
 from training.metadata.config import TrainingConfig
-from training.metadata.data import ImageFiles, Row, ZipImages, class_numbers, label_lists, read_rows
+from training.metadata.data import ImageFiles, Row, ZipImages, class_numbers, label_lists, random_part, read_rows
 from training.metadata.network import halved
 from training.metadata.sets import SPLITS, is_fitted_on
 
@@ -63,6 +62,16 @@ class LearningSet:
         if unknown := [name for name in attributes if name not in self.labels]:
             raise SetupError(f"no attribute {', '.join(unknown)} has a head", allowed=sorted(self.labels))
         return replace(self, labels={name: self.labels[name] for name in attributes})
+
+    def part(self, share: float, seed: int) -> "LearningSet":
+        """Return this set with a random share of its train pictures; labels and val stay.
+
+        Raises:
+            SetupError: for a share that is not above 0 and at most 1.
+        """
+        kept = random_part(len(self.train), share, seed)
+        train = Pictures([self.train.rows[number] for number in kept], self.train.pixels[torch.from_numpy(kept)])
+        return replace(self, train=train, copies=self.copies[kept])
 
     def classes(self, pictures: Pictures) -> dict[str, Tensor]:
         """Return each attribute's class numbers `(n,)` int64."""
@@ -130,7 +139,8 @@ def decoded(
         except (LookalikeError, OSError, KeyError) as error:
             return error
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # decoding and resizing leave the interpreter's lock
+    # Decoding and resizing leave the interpreter's lock; --threads holds for them too.
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
         results = tqdm(pool.map(one, rows), name, len(rows), unit="image", mininterval=5)
         for row, result in zip(rows, results, strict=True):
             if isinstance(result, Exception):

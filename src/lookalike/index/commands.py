@@ -50,7 +50,7 @@ def build(
     keep_versions: KeepVersions = None,
 ) -> None:
     """Publish a version that holds SOURCE and nothing else. Work that was broken off goes on where it was."""
-    catalogue = read_catalogue(source, _names(levels))
+    catalogue = read_catalogue(source, names_in(levels))
     options = IngestOptions(duplicates=duplicates, threads=threads, batch_images=batch)
     editor = IndexEditor(index_dir, _settings(kind=kind, keep_versions=keep_versions), options)
     print_edit(editor.build(catalogue, WholeImageEmbedder.load(model)))
@@ -71,7 +71,7 @@ def add(
     keep_versions: KeepVersions = None,
 ) -> None:
     """Publish a version with the items of SOURCE besides those that are there."""
-    catalogue = read_catalogue(source, _names(levels))
+    catalogue = read_catalogue(source, names_in(levels))
     options = IngestOptions(duplicates=duplicates, existing=existing, threads=threads, batch_images=batch)
     editor = IndexEditor(index_dir, _settings(keep_versions=keep_versions), options)
     print_edit(editor.add(catalogue, WholeImageEmbedder.load(model)))
@@ -139,8 +139,17 @@ def search(
 
 
 @app.command()
-def use(version: Annotated[str, typer.Argument(help="A version on disk.")], index_dir: IndexDir = INDEX_DIR) -> None:
-    """Publish a version again that is still on disk: the way back after a bad build."""
+def use(
+    version: Annotated[str, typer.Argument(help="A version that is still there.")],
+    index_dir: IndexDir = INDEX_DIR,
+    at: Annotated[str | None, typer.Option("--at", metavar="URL", help="A store, in place of the folder.")] = None,
+) -> None:
+    """Publish a version again that is still there: the way back after a bad build."""
+    if at is not None:
+        from lookalike.delivery.index_store import use_again  # it stands on this module
+
+        typer.echo(f"{use_again(at, version).version} is in use at {at}")
+        return
     IndexLayout(index_dir).version_dir(version)  # asked before the writer makes its folders
     with IndexWriter(index_dir) as writer:
         typer.echo(f"{writer.use(version).version} is in use")
@@ -166,7 +175,8 @@ def _settings(**given: Any) -> IndexSettings:
     return IndexSettings.load().model_copy(update={name: value for name, value in given.items() if value is not None})
 
 
-def _names(levels: str) -> list[str]:
+def names_in(levels: str) -> list[str]:
+    """Return the names in a list with commas."""
     return [name.strip() for name in levels.split(",") if name.strip()]
 
 

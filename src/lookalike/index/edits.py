@@ -73,12 +73,7 @@ class IndexEditor:
         Raises:
             SetupError: no image of the catalogue can be read; nothing is published.
         """
-        hnsw = self._settings.kind == "hnsw"
-        build = BuildSettings(
-            preparation=embedder.preparation,
-            hnsw_m=self._settings.hnsw_m if hnsw else None,
-            ef_construction=self._settings.ef_construction if hnsw else None,
-        )
+        build = build_settings(self._settings, embedder.preparation)
         with self._writer() as writer:
             ground = _Ground(self._settings.kind, build, _lender(writer, embedder), [])
             return self._ingest(writer, catalogue, embedder, ground)
@@ -100,19 +95,19 @@ class IndexEditor:
     def remove(self, item_ids: Sequence[str]) -> Edit:
         """Publish a version without the items of these ids; unknown ids are reported.
 
+        While two embedders serve, the items leave the index of both.
+
         Raises:
             IndexUnavailable, IndexDamaged: there is no version to remove from.
         """
         IndexLayout(self._index_dir).published_dir()  # asked before the writer makes its folders
         with self._writer() as writer:
-            base = writer.current()
-            records, unwanted = base.items.records(), set(item_ids)
-            kept = [record for record in records if record.item_id not in unwanted]
-            unknown = sorted(unwanted - {record.item_id for record in records})
-            known = KnownEmbeddings(base.manifest.dim)
-            known.include([record.content_sha256 for record in records], base.vectors)
-            manifest, published = writer.publish(_draft_like(base.manifest, kept), known, base)
-            return Edit(manifest, published, removed=len(records) - len(kept), unknown_ids=unknown)
+            base, previous = writer.current(), writer.previous()
+            if previous is not None:
+                _without(writer, previous, item_ids, as_previous=True)
+            manifest, published, removed = _without(writer, base, item_ids)
+            unknown = sorted(set(item_ids) - set(base.items.item_ids()))
+            return Edit(manifest, published, removed=removed, unknown_ids=unknown)
 
     def _writer(self) -> IndexWriter:
         return IndexWriter(self._index_dir, self._settings.keep_versions)
@@ -127,7 +122,7 @@ class IndexEditor:
         with progress_shown("embedding", len(wanted)) as advance:
             embedded = Ingest(embedder, store, self._options, self._settings.chunk_items).run(wanted, advance)
         keys = embedded.content_sha256
-        incoming = [_record(item, keys[item.item_id]) for item in wanted if item.item_id in keys]
+        incoming = [record_of(item, keys[item.item_id]) for item in wanted if item.item_id in keys]
         merged = merge_records(ground.records, incoming, self._options.duplicates)
         problems = [*embedded.problems, *merged.duplicates]
         report = _write_report(writer.layout.reports_dir, problems)
@@ -149,6 +144,16 @@ class IndexEditor:
         )
 
 
+def build_settings(settings: IndexSettings, preparation: str) -> BuildSettings:
+    """Return how a new index is made, as its manifest tells it."""
+    hnsw = settings.kind == "hnsw"
+    return BuildSettings(
+        preparation=preparation,
+        hnsw_m=settings.hnsw_m if hnsw else None,
+        ef_construction=settings.ef_construction if hnsw else None,
+    )
+
+
 def _lender(writer: IndexWriter, embedder: ImageEmbedder) -> Snapshot | None:
     """Return the version in use when its embeddings can be used again; a damaged one does not hinder a new build."""
     try:
@@ -160,6 +165,18 @@ def _lender(writer: IndexWriter, embedder: ImageEmbedder) -> Snapshot | None:
         return None
     alike = (base.manifest.fingerprint, base.manifest.build.preparation) == (embedder.fingerprint, embedder.preparation)
     return base if alike else None
+
+
+def _without(
+    writer: IndexWriter, base: Snapshot, item_ids: Sequence[str], as_previous: bool = False
+) -> tuple[Manifest, bool, int]:
+    """Publish `base` without these items; return the version in use, whether it is new, and how many items went."""
+    records, unwanted = base.items.records(), set(item_ids)
+    kept = [record for record in records if record.item_id not in unwanted]
+    known = KnownEmbeddings(base.manifest.dim)
+    known.include([record.content_sha256 for record in records], base.vectors)
+    manifest, published = writer.publish(_draft_like(base.manifest, kept), known, base, as_previous=as_previous)
+    return manifest, published, len(records) - len(kept)
 
 
 def _check_alike(manifest: Manifest, embedder: ImageEmbedder) -> None:
@@ -179,11 +196,12 @@ def _draft_like(manifest: Manifest, records: list[ItemRecord]) -> Draft:
     return Draft(manifest.embedder, manifest.fingerprint, manifest.dim, manifest.kind, manifest.build, records)
 
 
-def _record(item: Item, content_sha256: bytes) -> ItemRecord:
+def record_of(item: Item, content_sha256: bytes) -> ItemRecord:
+    """Return a catalogue's item as the index keeps it."""
     return ItemRecord(
         item_id=item.item_id,
         content_sha256=content_sha256,
-        path=printable(os.path.abspath(item.path)),
+        path=printable(os.path.abspath(item.path) if isinstance(item.path, Path) else str(item.path)),
         title=item.title,
         url=item.url,
         attributes=item.attributes,

@@ -1,5 +1,6 @@
 """The index in this process: a version's exact or approximate search, with filters, as the pipeline sees it."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -75,6 +76,17 @@ class FaissIndex:
             similarities, rows = self._nearest(queries, k, qualifying)
         floor = -1.0 if min_similarity is None else min_similarity
         return [self._hits(*found, floor) for found in zip(np.clip(similarities, -1, 1), rows, strict=True)]
+
+    def embeddings_of(self, item_ids: Sequence[str]) -> NDArray[np.float32]:
+        """Return the embeddings `(len(item_ids), dim)` float32, L2-normalised, of these items, in this order.
+
+        Raises:
+            InvalidOption: naming the items that the catalogue does not have.
+        """
+        rows = self.items.rows_of(item_ids)
+        if missing := [item_id for item_id, row in zip(item_ids, rows, strict=True) if row < 0]:
+            raise InvalidOption(f"the catalogue has no item {', '.join(map(repr, missing))}", "item_ids of hits")
+        return np.asarray(self.vectors[rows])
 
     def nearest_rows(self, embeddings: NDArray[np.float32], k: int) -> NDArray[np.int64]:
         """Return the rows `(n, min(k, count))` that this index finds nearest, by its structure where it has one."""

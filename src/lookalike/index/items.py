@@ -89,10 +89,26 @@ class Items:
         """Return all items in row order."""
         return self._records(self._table)
 
+    def page(self, start: int, count: int) -> list[ItemRecord]:
+        """Return at most `count` items from row `start` on."""
+        return self._records(self._table.slice(start, count))
+
+    def content_hashes(self) -> set[bytes]:
+        """Return the sha256 (32 bytes) of every item's image."""
+        return set(self._table["content_sha256"].to_pylist())
+
     def record(self, item_id: str) -> ItemRecord | None:
         """Return the item of this id, or None."""
         row = pc.index(self._table["item_id"], pa.scalar(item_id, pa.large_string())).as_py()
         return None if row < 0 else self._records(self._table.slice(row, 1))[0]
+
+    def rows_of(self, item_ids: Sequence[str]) -> NDArray[np.int64]:
+        """Return the row of each item `(len(item_ids),)`; -1 where there is none of this id."""
+        wanted = pa.array(item_ids, pa.large_string())
+        # One pass over the column, whatever the number of ids: a lookup table of the catalogue would cost its memory.
+        rows = np.flatnonzero(pc.is_in(self._table["item_id"], value_set=wanted).to_numpy(zero_copy_only=False))
+        row_of = dict(zip(self._table["item_id"].take(pa.array(rows)).to_pylist(), rows.tolist(), strict=True))
+        return np.array([row_of.get(item_id, -1) for item_id in item_ids], dtype=np.int64)
 
     def validate(self) -> None:
         """Check every value and that no item_id comes twice.

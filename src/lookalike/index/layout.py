@@ -1,6 +1,7 @@
 """Where the parts of an index folder lie, and which version is in use.
 
 index_dir/CURRENT                   the name of the published version, replaced atomically
+index_dir/PREVIOUS                  the last version of the embedder before, while both embedders serve (docs/adr/0011)
 index_dir/versions/<version>/       manifest.json, vectors.npy, items.arrow, and hnsw.faiss or ivf.faiss, by the kind
 index_dir/embeddings/<embedder>/    embeddings of images that no published version holds yet
 index_dir/reports/                  what an ingest could not take, one JSON object a line
@@ -22,6 +23,7 @@ class IndexLayout:
     def __init__(self, index_dir: Path) -> None:
         self.index_dir = index_dir
         self.pointer = index_dir / "CURRENT"
+        self.previous_pointer = index_dir / "PREVIOUS"
         self.versions_dir = index_dir / "versions"
         self.embeddings_dir = index_dir / "embeddings"
         self.reports_dir = index_dir / "reports"
@@ -33,13 +35,15 @@ class IndexLayout:
         Raises:
             IndexDamaged: CURRENT holds something else.
         """
-        try:
-            name = self.pointer.read_text(encoding="utf-8", errors="replace").strip()
-        except FileNotFoundError:
-            return None
-        if not _VERSION.match(name):
-            raise IndexDamaged(f"{self.pointer} holds {name[:80]!r}, which is no version name like 000007-1a2b3c4d")
-        return name
+        return _named_in(self.pointer)
+
+    def previous_version(self) -> str | None:
+        """Return the last version of the embedder before that of CURRENT, or None when there is none to serve.
+
+        Raises:
+            IndexDamaged: PREVIOUS holds something else.
+        """
+        return _named_in(self.previous_pointer)
 
     def published_dir(self) -> Path:
         """Return the folder of the published version.
@@ -76,6 +80,29 @@ class IndexLayout:
     def point_to(self, version: str) -> None:
         """Make `version` the published one, in one atomic step."""
         replace_file(self.pointer, f"{version}\n".encode())
+
+    def keep_as_previous(self, version: str) -> None:
+        """Let routers of the embedder before go on with `version`."""
+        replace_file(self.previous_pointer, f"{version}\n".encode())
+
+
+def _named_in(pointer: Path) -> str | None:
+    try:
+        return version_in(pointer.read_bytes(), str(pointer))
+    except FileNotFoundError:
+        return None
+
+
+def version_in(content: bytes, place: str) -> str:
+    """Return the version that a pointer's content names; `place` is where it was read.
+
+    Raises:
+        IndexDamaged: it is no version's name.
+    """
+    name = content.decode(errors="replace").strip()
+    if not _VERSION.match(name):
+        raise IndexDamaged(f"{place} holds {name[:80]!r}, which is no version name like 000007-1a2b3c4d")
+    return name
 
 
 def version_number(version: str) -> int:

@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Self
 
 from lookalike.config import IndexSettings
-from lookalike.errors import IndexDamaged, IndexUnavailable, LookalikeError
+from lookalike.errors import IndexDamaged, IndexMismatch, IndexUnavailable, LookalikeError
 from lookalike.index.faiss_index import FaissIndex
 from lookalike.index.layout import IndexLayout
 from lookalike.index.manifest import read_manifest
@@ -21,13 +21,14 @@ _RETRY_S = 15.0
 
 
 class LiveIndex:
-    """Holds the published version of an index folder and follows CURRENT in a background thread.
+    """Holds the published versions of an index folder and follows CURRENT and PREVIOUS in a background thread.
 
-    The first version is opened at once, its contents unread, so that a restart is quick. A version that follows is
-    read and checked wholly beside the one in use: it is warm when it takes over, and a bad one never does.
+    The first versions are opened at once, their contents unread, so that a restart is quick. A version that follows is
+    read and checked wholly beside those in use: it is warm when it takes over, and a bad one never does.
 
     `served_fingerprint` tells whose embeddings will be searched for, None until that is known. A version of another
-    embedder is refused, and looked at again when another embedder is served.
+    embedder never answers for it. With `ahead` such a version is opened all the same, so that it answers from the
+    moment in which its embedder does; without, for an embedder that never changes, its memory is saved.
     """
 
     def __init__(
@@ -36,13 +37,17 @@ class LiveIndex:
         served_fingerprint: Callable[[], str | None] = lambda: None,
         poll_s: float = 1.0,
         settings: IndexSettings | None = None,
+        ahead: bool = True,
     ) -> None:
         self._layout = IndexLayout(index_dir)
         self._served_fingerprint = served_fingerprint
-        self._settings = settings or IndexSettings.load()
+        self._settings, self._ahead = settings or IndexSettings.load(), ahead
         self._index: FaissIndex | None = None
+        self._open: dict[str, FaissIndex] = {}  # by the embedder's fingerprint: that of CURRENT, that of PREVIOUS
         self._problem: LookalikeError | None = None
-        self._seen: tuple[tuple[int, int, int] | None, str | None] | None = None  # None: the first look counts
+        self._previous_problem: LookalikeError | None = None
+        self._served: str | None = None
+        self._seen: object = None  # what the last look saw; None: the first look counts
         self._retry_s = 0.0
         self._refreshing = threading.Lock()
         self._stopped = threading.Event()
@@ -52,8 +57,13 @@ class LiveIndex:
 
     @property
     def problem(self) -> LookalikeError | None:
-        """What is wrong with the version that CURRENT names; None when it is in use and fits the embedder."""
-        return self._problem
+        """What is wrong with the version that CURRENT names; None when it answers, or waits beside one that does."""
+        return None if self._waits() else self._problem
+
+    def _waits(self) -> bool:
+        """Tell whether CURRENT's version is open for the next embedder while that of the one served answers."""
+        answers = self._index is not None and self._index.manifest.fingerprint == self._served
+        return isinstance(self._problem, IndexMismatch) and self._ahead and answers
 
     def current(self) -> FaissIndex:
         """Return the version in use; who holds it may go on searching it after a swap.
@@ -68,12 +78,26 @@ class LiveIndex:
             raise IndexUnavailable(f"no index version is loaded from {self._layout.index_dir}")
         raise type(problem)(problem.message, problem.allowed)
 
+    def of(self, fingerprint: str | None) -> FaissIndex:
+        """Return the version of this embedder where one is open, else what `current` does; the caller compares.
+
+        Raises:
+            IndexUnavailable, IndexMismatch, IndexDamaged: there is none at all, with what is wrong.
+        """
+        index = None if fingerprint is None else self._open.get(fingerprint)
+        return self.current() if index is None else index
+
+    def open_versions(self) -> dict[str, str]:
+        """Return the versions that can answer, by their embedders' fingerprints."""
+        return {fingerprint: index.info.version for fingerprint, index in self._open.items()}
+
     def refresh(self) -> None:
         """Look at CURRENT now and swap when it names another, good version; never raises for a bad one."""
         with self._refreshing:
             served = self._served_fingerprint()
-            seen = self._stat(), served
-            if seen == self._seen and (self._problem is None or time.monotonic() < self._retry_s):
+            seen = _stat(self._layout.pointer), _stat(self._layout.previous_pointer), served
+            good = self._problem is None and self._previous_problem is None
+            if seen == self._seen and (good or time.monotonic() < self._retry_s):
                 return
             self._seen = seen
             try:
@@ -102,35 +126,96 @@ class LiveIndex:
         while not self._stopped.wait(poll_s):
             self.refresh()
 
-    def _stat(self) -> tuple[int, int, int] | None:
-        """Return what changes whenever CURRENT is replaced."""
-        try:
-            found = self._layout.pointer.stat()
-        except OSError:
-            return None
-        return found.st_ino, found.st_mtime_ns, found.st_size
-
     def _swap(self, served: str | None) -> None:
-        version_dir = self._layout.published_dir()
-        check_kind(read_manifest(version_dir), served)  # first: what is refused is looked at again and again
-        before = self._index
-        if before is not None and before.info.version == version_dir.name:
-            return
-        opened = open_snapshot if before is None else verify_snapshot
-        index = FaissIndex(opened(version_dir), self._settings)
-        self._index = index
-        log.info(
-            "index version %s is in use: %d items, %s%s",
-            index.info.version,
-            index.info.count,
-            index.info.kind,
-            "" if before is None else f", after {before.info.version}",
-        )
+        """Open what the pointers name and choose the version that answers.
+
+        Raises:
+            LookalikeError: CURRENT's version is not to be had, or not for the embedder that is served.
+        """
+        before = self._open
+        opened: dict[str, FaissIndex] = {}
+        current, problem = self._opened_current(served)
+        for index in (self._opened_previous(served), current):
+            if index is not None:
+                opened[index.manifest.fingerprint] = index
+        failed = current is None or self._previous_problem is not None
+        for fingerprint, index in before.items():
+            # What nothing takes the place of goes on.
+            if failed or fingerprint == served:
+                opened.setdefault(fingerprint, index)
+        self._open = opened
+        if served is None:
+            self._index = current or self._index
+        else:
+            self._index = opened.get(served, self._index)
+        self._served = served
+        self._tell(before)
+        if problem is not None:
+            raise problem
+
+    def _opened_current(self, served: str | None) -> tuple[FaissIndex | None, LookalikeError | None]:
+        """Return the published version where it is to be opened, and what keeps it from answering now."""
+        try:
+            version_dir = self._layout.published_dir()
+            manifest = read_manifest(version_dir)
+            check_kind(manifest)
+        except LookalikeError as error:
+            return None, error
+        try:
+            check_kind(manifest, served)
+            return self._opened(version_dir), None
+        except IndexMismatch as mismatch:
+            return (self._opened(version_dir) if self._ahead else None), mismatch
+        except LookalikeError as error:
+            return None, error
+
+    def _opened_previous(self, served: str | None) -> FaissIndex | None:
+        """Return the version of the embedder before; whatever is wrong with it, that of CURRENT goes on."""
+        try:
+            version = self._layout.previous_version()
+            index = None if version is None else self._fitting(self._layout.version_dir(version), served)
+        except LookalikeError as error:
+            if self._previous_problem is None or self._previous_problem.message != error.message:
+                log.error("the index of the embedder before is refused (%s): %s", error.code, error.message)
+            self._previous_problem, self._retry_s = error, time.monotonic() + _RETRY_S
+            return None
+        self._previous_problem = None
+        return index
+
+    def _fitting(self, version_dir: Path, served: str | None) -> FaissIndex | None:
+        manifest = read_manifest(version_dir)
+        check_kind(manifest)
+        return self._opened(version_dir) if self._ahead or manifest.fingerprint == served else None
+
+    def _opened(self, version_dir: Path) -> FaissIndex:
+        for index in self._open.values():
+            if index.info.version == version_dir.name:
+                return index
+        read = verify_snapshot if self._open else open_snapshot
+        return FaissIndex(read(version_dir), self._settings)
+
+    def _tell(self, before: dict[str, FaissIndex]) -> None:
+        known = {index.info.version for index in before.values()}
+        for fingerprint, index in self._open.items():
+            if index.info.version not in known:
+                use = "in use" if index is self._index else f"open for embedder {fingerprint}"
+                after = f", after {before[fingerprint].info.version}" if fingerprint in before else ""
+                info = index.info
+                log.info("index version %s is %s: %d items, %s%s", info.version, use, info.count, info.kind, after)
 
     def _refuse(self, error: LookalikeError) -> None:
         # A replica may get CURRENT before the files that it names: a refused version is looked at again.
         self._retry_s = time.monotonic() + _RETRY_S
-        if self._problem is None or self._problem.message != error.message:
+        before, self._problem = self._problem, error
+        if not self._waits() and (before is None or before.message != error.message):
             in_use = "none" if self._index is None else self._index.info.version
             log.error("index refused (%s): %s; in use: %s", error.code, error.message, in_use)
-        self._problem = error
+
+
+def _stat(pointer: Path) -> tuple[int, int, int] | None:
+    """Return what changes whenever a pointer is replaced."""
+    try:
+        found = pointer.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns, found.st_size

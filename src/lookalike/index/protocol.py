@@ -1,5 +1,6 @@
 """What every index offers to the search pipeline, whichever engine stands behind it."""
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
@@ -35,4 +36,11 @@ class VectorIndex(Protocol):
         Raises:
             InvalidOption: for an attribute that the catalogue does not have.
             IndexMismatch: for embeddings of another dimension.
+        """
+
+    def embeddings_of(self, item_ids: Sequence[str]) -> NDArray[np.float32]:
+        """Return the embeddings `(len(item_ids), dim)` float32, L2-normalised, of these items, in this order.
+
+        Raises:
+            InvalidOption: naming the items that the catalogue does not have.
         """

@@ -14,7 +14,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from lookalike.errors import IndexBusy, SetupError
+from lookalike.errors import IndexBusy, SetupError, VectorIndexError
 from lookalike.index.choice import choose_index_kind
 from lookalike.index.durable import fsync_path, sha256_of, told_when_full
 from lookalike.index.hnsw import build_graph
@@ -30,6 +30,7 @@ from lookalike.index.manifest import (
     FileEntry,
     Manifest,
     WantedKind,
+    read_manifest,
 )
 from lookalike.index.snapshot import Snapshot, open_snapshot
 from lookalike.index.store import KnownEmbeddings
@@ -103,10 +104,23 @@ class IndexWriter:
         """
         return verify_snapshot(self.layout.published_dir())
 
-    def publish(self, draft: Draft, known: KnownEmbeddings, base: Snapshot | None) -> tuple[Manifest, bool]:
+    def previous(self) -> Snapshot | None:
+        """Open the version of the embedder before, as `current` does; None when no such one serves."""
+        version = self.layout.previous_version()
+        return None if version is None else verify_snapshot(self.layout.version_dir(version))
+
+    def publish(
+        self,
+        draft: Draft,
+        known: KnownEmbeddings,
+        base: Snapshot | None,
+        after: int = 0,
+        as_previous: bool = False,
+    ) -> tuple[Manifest, bool]:
         """Write `draft` with embeddings from `known` and make it the version in use; return it and whether it is new.
 
-        A draft that equals `base` is not published again.
+        A draft that equals `base` is not published again. The new version's number is above `after`. With `as_previous`
+        it takes the place of the version of the embedder before.
 
         Raises:
             SetupError: no space is left; the version in use stays.
@@ -121,7 +135,7 @@ class IndexWriter:
                 if base is not None and _same(base.manifest, draft, files):
                     return base.manifest, False
                 files |= _write_structure(aside, draft, base)
-                return self._publish(aside, _manifest(draft, files, attributes)), True
+                return self._publish(aside, _manifest(draft, files, attributes), after, as_previous), True
         finally:
             shutil.rmtree(aside, ignore_errors=True)
 
@@ -132,12 +146,46 @@ class IndexWriter:
             IndexDamaged: it is not there or not whole.
         """
         manifest = verify_snapshot(self.layout.version_dir(version)).manifest
-        self.layout.point_to(version)
+        self._point_to(manifest)
         return manifest
 
-    def _publish(self, aside: Path, unnamed: Manifest) -> Manifest:
+    def adopt(self, folder: Path) -> Manifest:
+        """Take a version that was made elsewhere: `folder` bears its name, lies on the same disk, and is moved here.
+
+        Raises:
+            IndexDamaged, IndexMismatch: it is not whole; nothing is taken.
+        """
+        manifest = verify_snapshot(folder).manifest
+        final = self.layout.versions_dir / manifest.version
+        if final.exists():
+            shutil.rmtree(final)
+        folder.rename(final)
+        fsync_path(self.layout.versions_dir)
+        return manifest
+
+    def retire_previous(self) -> str | None:
+        """Forget the version of the embedder before, once nobody serves that embedder; return its name."""
+        version = self.layout.previous_version()
+        self.layout.previous_pointer.unlink(missing_ok=True)
+        self.remove_old()
+        return version
+
+    def _point_to(self, manifest: Manifest) -> None:
+        """Make a version the one in use; that of another embedder which was in use stays for those who serve it."""
+        before = self._in_use()
+        if before is not None and before.fingerprint != manifest.fingerprint:
+            self.layout.keep_as_previous(before.version)
+        self.layout.point_to(manifest.version)
+
+    def _in_use(self) -> Manifest | None:
+        try:
+            return read_manifest(self.layout.published_dir())
+        except VectorIndexError:
+            return None  # what cannot be read cannot be served either
+
+    def _publish(self, aside: Path, unnamed: Manifest, after: int, as_previous: bool) -> Manifest:
         numbers = [version_number(name) for name in self.layout.version_names()]
-        manifest = unnamed.named(max(numbers, default=0) + 1)
+        manifest = unnamed.named(max([after, *numbers]) + 1)
         (aside / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
         for path in aside.iterdir():
             fsync_path(path)
@@ -146,8 +194,11 @@ class IndexWriter:
         aside.rename(final)
         fsync_path(self.layout.versions_dir)
         open_snapshot(final)
-        self.layout.point_to(manifest.version)
-        self._remove_old()
+        if as_previous:
+            self.layout.keep_as_previous(manifest.version)
+        else:
+            self._point_to(manifest)
+        self.remove_old()
         return manifest
 
     def _check_space(self, draft: Draft) -> None:
@@ -166,10 +217,11 @@ class IndexWriter:
         for path in self.layout.embeddings_dir.glob(f"*/{_TEMPORARY}*"):
             path.unlink(missing_ok=True)
 
-    def _remove_old(self) -> None:
-        in_use = self.layout.current_version()
+    def remove_old(self) -> None:
+        """Delete the oldest versions but the last `keep_versions` and those that serve."""
+        in_use = {self.layout.current_version(), self.layout.previous_version()}
         for name in self.layout.version_names()[: -self._keep_versions]:
-            if name != in_use:
+            if name not in in_use:
                 shutil.rmtree(self.layout.versions_dir / name, ignore_errors=True)
 
 

@@ -13,8 +13,8 @@ from lookalike.errors import InvalidRequest
 from lookalike.labels.head import LabelHead
 from lookalike.labels.prediction import read_scores
 from lookalike.rows import Reply, Row
-from lookalike.schemas import ModelInfo, Wire
-from lookalike.services import NoOptions, warmed
+from lookalike.schemas import ModelInfo, NoOptions, Wire
+from lookalike.services import warmed
 
 
 class LabelResponse(Wire):
