@@ -113,7 +113,7 @@ def test_a_filter_without_a_name_is_refused() -> None:
         (("remove", "x"), 1, "error: no index version is published"),
         (("build",), 2, "Missing argument"),
         (("remove",), 2, "--ids-from"),
-        (("build", ".", "--kind", "ivf"), 2, "'ivf' is not one of"),
+        (("build", ".", "--kind", "lsh"), 2, "'lsh' is not one of"),
         (("build", ".", "--index-dir", "/proc/nowhere"), 1, "error: "),
     ],
 )
