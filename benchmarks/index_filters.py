@@ -11,7 +11,7 @@ from lookalike.evaluation import ann_recall_at_k
 from lookalike.index.exact import exact_search
 
 SHARES = (0.5, 0.05, 0.005)
-_QUERIES = 50
+_QUERIES = 30
 Filtered = Callable[[NDArray[np.float32], int, NDArray[np.bool_]], NDArray[np.int64]]  # queries, k, mask
 
 

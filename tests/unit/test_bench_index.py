@@ -98,5 +98,14 @@ def test_the_exact_job_says_its_share_of_the_peak(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(exact_job, "sgemm_gflops", lambda: 50.0)
+    monkeypatch.setattr(exact_job, "search_s", lambda items, queries, k: len(queries) * 2 * 300 * 16 / 25e9)
+    monkeypatch.setattr(exact_job, "_QUERIES_A_TURN", 64)
     assert bench_index.main(["exact-job", "--queries", "200", "--items", "300", "--dim", "16", "--k", "5"]) == 0
-    assert "200 queries in 300 x 16, k = 5:" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "200 queries in 300 x 16, k = 5: 0.0 s, 25 GFLOP/s; sgemm 50 GFLOP/s" in told
+    assert "50% of it (median of 4; 50% to 50%)" in told
+
+
+def test_the_exact_job_searches_every_query(capsys: pytest.CaptureFixture[str]) -> None:
+    assert bench_index.main(["exact-job", "--queries", "100", "--items", "300", "--dim", "16", "--k", "5"]) == 0
+    assert "100 queries in 300 x 16, k = 5:" in capsys.readouterr().out

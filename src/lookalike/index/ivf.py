@@ -1,7 +1,7 @@
-"""Approximate search by inverted lists of short codes, whose candidates are compared again by their embeddings.
+"""Approximate search by inverted lists of short codes, whose best candidates are compared again by their embeddings.
 
-The lists are FAISS's IVF; the codes RaBitQ's ("RaBitQ", Gao and Long, 2024, https://arxiv.org/abs/2405.12497), of two
-bits a dimension: they need no codebook, and FAISS compares 32 of them at a time (docs/adr/0008).
+The lists are FAISS's IVF. The codes are those of a product quantizer, four bits for two dimensions: FAISS compares 32
+of them at a time ("Quicker ADC", Andre et al., 2019, https://arxiv.org/abs/1812.09162).
 """
 
 import math
@@ -12,18 +12,18 @@ import faiss as typed_faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from lookalike.index.exact import Found, RowSelector
+from lookalike.index.exact import Found, RowSelector, omp_threads
 from lookalike.index.manifest import BuildSettings
 from lookalike.index.structures import add_rows, read_structure, write_structure
 
 faiss: Any = typed_faiss  # its stubs leave out half of the classes
 
-_CODE_BITS = 2
-_TRAIN_ROWS_PER_LIST, _TRAIN_ROUNDS = 64, 10  # k-means; more of either found no more
+_TRAIN_ROWS_PER_LIST, _TRAIN_ROUNDS = 64, 10
+_TRAIN_ROWS = 16  # a quantizer of four bits needs as many
 _MOST_LISTS = 1 << 16
-_CANDIDATES, _CANDIDATES_PER_K = 100, 10
+_CANDIDATES, _CANDIDATES_PER_K = 50, 5
 _ROWS_PER_K = 50  # rows that are looked through for each hit that is wanted, at least
-_EXACT_ROWS_PER_SCANNED = 0.1  # what looking through a row takes, in exact comparisons of one
+_EXACT_ROWS_PER_SCANNED = 0.045  # what looking through a row takes, in exact comparisons of one (docs/adr/0012)
 
 
 def lists_for(count: int) -> int:
@@ -45,18 +45,28 @@ def build_lists(path: Path, vectors: NDArray[np.float32], build: BuildSettings, 
 
 
 def _trained(vectors: NDArray[np.float32]) -> Any:
-    """Return empty lists whose centres were found by k-means over a sample of `vectors`."""
+    """Return empty lists whose centres and codes were learned from a sample of `vectors`."""
     count, dim = vectors.shape
     lists = lists_for(count)
-    index = faiss.index_factory(dim, f"IVF{lists},RaBitQfs{_CODE_BITS}", faiss.METRIC_INNER_PRODUCT)
-    index.cp.niter, index.cp.min_points_per_centroid = _TRAIN_ROUNDS, 1
-    index.train(_sample(vectors, _TRAIN_ROWS_PER_LIST * lists) if count else np.zeros((1, dim), dtype=np.float32))
+    sample = _sample(vectors, _TRAIN_ROWS_PER_LIST * lists)
+    kmeans = faiss.Kmeans(dim, lists, niter=_TRAIN_ROUNDS, spherical=True, min_points_per_centroid=1)
+    kmeans.train(sample)
+    parts = dim // 2 if dim % 2 == 0 else dim
+    index = faiss.index_factory(dim, f"IVF{lists},PQ{parts}x4fs", faiss.METRIC_INNER_PRODUCT)
+    index.quantizer.add(kmeans.centroids)
+    index.pq.cp.min_points_per_centroid = 1
+    with omp_threads(1):  # hundreds of tiny problems: on busy cores threads spend their time waiting for each other
+        index.train(sample)
     return index
 
 
 def _sample(vectors: NDArray[np.float32], rows: int) -> NDArray[np.float32]:
-    chosen = np.random.default_rng(0).choice(len(vectors), min(rows, len(vectors)), replace=False)
-    return np.ascontiguousarray(vectors[np.sort(chosen)])
+    """Return at most `rows` of `vectors`, and at least as many as training needs, if need be some of them again."""
+    count, dim = vectors.shape
+    if not count:
+        return np.zeros((_TRAIN_ROWS, dim), dtype=np.float32)
+    chosen = np.sort(np.random.default_rng(0).choice(count, min(rows, count), replace=False))
+    return np.ascontiguousarray(vectors[np.resize(chosen, max(_TRAIN_ROWS, len(chosen)))])
 
 
 class InvertedLists:
@@ -72,7 +82,7 @@ class InvertedLists:
         Raises:
             IndexDamaged: they are no lists of so many embeddings by inner product.
         """
-        return cls(read_structure(path, faiss.IndexIVFRaBitQFastScan, *vectors.shape), vectors, probes)
+        return cls(read_structure(path, faiss.IndexIVFPQFastScan, *vectors.shape), vectors, probes)
 
     def search(self, queries: NDArray[np.float32], k: int, qualifying: NDArray[np.bool_] | None) -> Found:
         """Look through the nearest lists and compare the best candidates exactly, as `Structure.search`."""
@@ -88,13 +98,15 @@ class InvertedLists:
 
     def exact_is_faster(self, qualifying: NDArray[np.bool_], k: int) -> bool:
         """Compare the two costs, as `Structure.exact_is_faster`."""
-        scanned = self._lists(k, 1.0) * len(qualifying) / self._index.nlist
-        return bool(int(qualifying.sum()) ** 2 <= _EXACT_ROWS_PER_SCANNED * scanned * len(qualifying))
+        rows = int(qualifying.sum())
+        scanned = self._lists(k, max(1, rows) / len(qualifying)) * len(qualifying) / self._index.nlist
+        return bool(rows <= _EXACT_ROWS_PER_SCANNED * scanned)
 
     def _lists(self, k: int, share: float) -> int:
+        """Return how many lists to look through when only a `share` of the rows qualifies."""
         lists: int = self._index.nlist
         enough = _ROWS_PER_K * k * lists / max(1, len(self._vectors))
-        return min(lists, math.ceil(max(self._probes, enough) / share))
+        return min(lists, math.ceil(max(self._probes, enough) / math.sqrt(share)))
 
 
 def best_of(vectors: NDArray[np.float32], queries: NDArray[np.float32], candidates: NDArray[np.int64], k: int) -> Found:

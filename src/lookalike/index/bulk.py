@@ -1,0 +1,80 @@
+"""Exact search for many queries at once: products of blocks by NumPy's BLAS, of which the best columns are kept."""
+
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+# similarities (n, k) float32 and rows (n, k) int64
+Best = tuple[NDArray[np.float32], NDArray[np.int64]]
+
+_QUERIES_AT_ONCE, _ROWS_AT_ONCE = 512, 65_536  # of the similarities that lie in memory: 134 MB
+_LONGEST_GROUP = 64
+_GROUPS_PER_K = 8
+
+
+def bulk_search(vectors: NDArray[np.float32], queries: NDArray[np.float32], k: int, threads: int) -> Best:
+    """Return the `k` rows of `vectors` `(count, dim)` with the biggest inner product for each of `queries` `(n, dim)`.
+
+    `threads` choose the best rows; the products take as many as NumPy's BLAS is given.
+    """
+    buffer = np.empty(_QUERIES_AT_ONCE * min(_ROWS_AT_ONCE, len(vectors)), dtype=np.float32)
+    with ThreadPoolExecutor(threads) as executor:
+        parts = [
+            _search_some(vectors, queries[start : start + _QUERIES_AT_ONCE], k, buffer, executor, threads)
+            for start in range(0, len(queries), _QUERIES_AT_ONCE)
+        ]
+    return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
+
+
+def _search_some(
+    vectors: NDArray[np.float32],
+    queries: NDArray[np.float32],
+    k: int,
+    buffer: NDArray[np.float32],
+    executor: ThreadPoolExecutor,
+    threads: int,
+) -> Best:
+    similarities, rows = [], []
+    for start in range(0, len(vectors), _ROWS_AT_ONCE):
+        block = vectors[start : start + _ROWS_AT_ONCE]
+        product = buffer[: len(queries) * len(block)].reshape(len(queries), len(block))
+        np.matmul(queries, block.T, out=product)
+        shares = np.array_split(product, threads)
+        found = list(executor.map(partial(best_columns, k=min(k, len(block))), shares))
+        similarities.append(np.concatenate([values for values, _ in found]))
+        rows.append(np.concatenate([columns for _, columns in found]) + start)
+    of_all = np.concatenate(similarities, axis=1)
+    order = np.argsort(-of_all, axis=1)[:, :k] if len(rows) > 1 else np.arange(k)[None]
+    return np.take_along_axis(of_all, order, 1), np.take_along_axis(np.concatenate(rows, axis=1), order, 1)
+
+
+def best_columns(values: NDArray[np.float32], k: int) -> Best:
+    """Return the `k` biggest of each row of `values` `(n, columns)`, the biggest first, and their columns.
+
+    The columns are laid into groups. A group that holds one of the `k` biggest is itself among the `k` groups of the
+    biggest maxima, so that only their members are compared: one quick pass over all, and a selection among few.
+    """
+    columns = values.shape[1]
+    size = min(_LONGEST_GROUP, columns // (_GROUPS_PER_K * k))
+    if size < 2:
+        best = np.argpartition(values, columns - k, axis=1)[:, columns - k :]
+    else:
+        candidates = _members_of_best_groups(values, k, size)
+        few = np.take_along_axis(values, candidates, 1)
+        chosen = np.argpartition(few, few.shape[1] - k, axis=1)[:, few.shape[1] - k :]
+        best = np.take_along_axis(candidates, chosen, 1)
+    found = np.take_along_axis(values, best, 1)
+    order = np.argsort(-found, axis=1)
+    return np.take_along_axis(found, order, 1), np.take_along_axis(best, order, 1)
+
+
+def _members_of_best_groups(values: NDArray[np.float32], k: int, size: int) -> NDArray[np.int64]:
+    rows, columns = values.shape
+    groups = columns // size  # a group is every `groups`-th column; those left over at the end are candidates anyway
+    maxima = values[:, : size * groups].reshape(rows, size, groups).max(axis=1)
+    best = np.argpartition(maxima, groups - k, axis=1)[:, groups - k :]
+    members = (best[:, None, :] + groups * np.arange(size)[:, None]).reshape(rows, -1)
+    left_over = np.broadcast_to(np.arange(size * groups, columns), (rows, columns - size * groups))
+    return np.concatenate([members, left_over], axis=1)
