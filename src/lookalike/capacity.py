@@ -10,11 +10,11 @@ from lookalike.errors import SetupError
 
 # docs/benchmarks.md: 15 searches a second at p99 <= 500 ms on two cores, a whole search with its networks.
 SEARCHES_PER_CORE = 7.5
-# docs/benchmarks.md: 100,000 x 1280 float32 in 16.6 ms, and 1.3 ms through the graph.
+# docs/benchmarks.md: 100,000 x 1280 float32 in 16.6 ms; 1,000,000 x 512 through the graph and through the lists.
 FLAT_BYTES_PER_S = 100_000 * 1280 * 4 / 16.6e-3
-HNSW_LOOKUP_S = 1.3e-3
+LOOKUP_S = {"hnsw": 1.3e-3, "ivf": 2.2e-3}
 HNSW_M = 32
-Kind = Literal["flat", "hnsw"]
+Kind = Literal["flat", "hnsw", "ivf"]
 
 
 @dataclass(frozen=True)
@@ -28,13 +28,14 @@ class Load:
 
     @property
     def index_gb(self) -> float:
-        """The index in memory: float32 embeddings, and for a graph `2 * M` links of 4 bytes an item."""
-        return self.items * (4 * self.dim + (8 * HNSW_M if self.kind == "hnsw" else 0)) / 1e9
+        """The index in memory: float32 embeddings, and `2 * M` links of 4 bytes an item or codes of 2 bits a number."""
+        besides = {"flat": 0, "hnsw": 8 * HNSW_M, "ivf": self.dim / 4 + 16}
+        return self.items * (4 * self.dim + besides[self.kind]) / 1e9
 
     @property
     def lookup_s(self) -> float:
         """Core seconds of one look-up."""
-        return HNSW_LOOKUP_S if self.kind == "hnsw" else self.items * self.dim * 4 / FLAT_BYTES_PER_S
+        return LOOKUP_S[self.kind] if self.kind in LOOKUP_S else self.items * self.dim * 4 / FLAT_BYTES_PER_S
 
 
 @dataclass(frozen=True)

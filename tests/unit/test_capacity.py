@@ -11,9 +11,15 @@ NODE = Node(price_per_hour=0.40, cores=8, memory_gb=32)
 
 
 @pytest.mark.parametrize(
-    ("items", "kind", "gb"), [(1_000_000, "flat", 2.048), (1_000_000, "hnsw", 2.304), (100_000_000, "hnsw", 230.4)]
+    ("items", "kind", "gb"),
+    [
+        (1_000_000, "flat", 2.048),
+        (1_000_000, "hnsw", 2.304),
+        (1_000_000, "ivf", 2.192),
+        (100_000_000, "hnsw", 230.4),
+    ],
 )
-def test_an_index_takes_its_embeddings_and_links(items, kind, gb):
+def test_an_index_takes_its_embeddings_and_links_or_codes(items, kind, gb):
     assert Load(1, items, 512, kind).index_gb == pytest.approx(gb)
 
 

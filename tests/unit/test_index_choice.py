@@ -1,5 +1,6 @@
 """The kind of index that serves a catalogue: the rule, and what edits make of it."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +38,15 @@ def test_a_catalogue_near_the_limit_does_not_change_its_kind_at_every_edit() -> 
     assert [choose_index_kind(limit + more, 512, "flat") for more in (0, 1)] == ["flat", "ivf"]
     assert [choose_index_kind(count, 512, "ivf") for count in (limit, limit // 2 + 1)] == ["ivf", "ivf"]
     assert choose_index_kind(limit // 2 - 1, 512, "ivf") == "flat"
+
+
+def test_the_documented_table_is_the_rule() -> None:
+    text = (Path(__file__).parents[2] / "docs/index.md").read_text().replace(",", "")
+    table = [[int(cell) for cell in row] for row in re.findall(r"^\| (\d+) \| (\d+) \| (\d+) \|$", text, re.MULTILINE)]
+    assert len(table) == 4
+    for dim, most, back in table:
+        assert [choose_index_kind(count, dim) for count in (most, most + 1)] == ["flat", "ivf"]
+        assert [choose_index_kind(count, dim, "ivf") for count in (back, back + 1)] == ["flat", "ivf"]
 
 
 @pytest.mark.parametrize(("count", "lists"), [(0, 1), (1, 1), (3, 3), (10_000, 256), (100_000, 512), (1_000_000, 2048)])
