@@ -18,8 +18,8 @@ export function watchCamera(button, dialog, onPhoto) {
       return chooseFromCamera(onPhoto); // no camera, no permission, or no secure connection
     }
     video.srcObject = stream;
+    await video.play(); // first, so that there is a picture when the button can be pressed
     dialog.showModal();
-    await video.play();
   });
   dialog.addEventListener("close", stop);
   dialog.querySelector("#camera-close").addEventListener("click", () => dialog.close());

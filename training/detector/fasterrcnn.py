@@ -31,8 +31,8 @@ from training.networks import with_weights
 MOBILENET_V3, MOBILENET_V2 = "fasterrcnn_mobilenet_v3_320", "fasterrcnn_mobilenet_v2_320"
 _BACKGROUND_AND_SUBJECT = 2
 _STAGES = 6  # of either backbone that torchvision can freeze
-# Of each photo the head learns from so few proposals: torchvision's 512, for many objects, take three quarters of
-# a step; a photo here has one.
+# Of each photo, the head learns from so few proposals: torchvision's 512 are for many objects and take most of a step;
+# a photo here has one subject.
 _PROPOSALS = 64
 _ANCHORS_PX = ((32, 64, 128, 256, 512),) * 3  # as torchvision's on MobileNetV3: one set a level
 _ASPECT_RATIOS = ((0.5, 1.0, 2.0),) * len(_ANCHORS_PX)
