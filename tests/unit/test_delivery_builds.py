@@ -130,12 +130,15 @@ def test_the_shards_make_the_index_that_one_process_makes(
     assert edit.manifest.files == alone.manifest.files
 
 
-def test_a_graph_is_built_over_the_same_rows(target: IndexStore, tmp_path: Path, catalogue: Catalogue) -> None:
-    settings = SETTINGS.model_copy(update={"kind": "hnsw"})
+@pytest.mark.parametrize(("wanted", "kind"), [("hnsw", "hnsw"), ("ivf", "ivf"), ("auto", "flat")])
+def test_a_kind_is_built_over_the_same_rows(
+    target: IndexStore, tmp_path: Path, catalogue: Catalogue, wanted: str, kind: str
+) -> None:
+    settings = SETTINGS.model_copy(update={"kind": wanted})
     alone = IndexEditor(tmp_path / "alone", settings, ONE_THREAD).build(catalogue, ColourEmbedder())
     all_shards(target, tmp_path / "work", catalogue)
     edit = publish(target, tmp_path / "work", settings=settings)
-    assert edit.manifest.kind == "hnsw"
+    assert edit.manifest.kind == kind
     for name in ("vectors.npy", "items.arrow"):
         assert edit.manifest.files[name] == alone.manifest.files[name]
     assert edit.manifest.build == alone.manifest.build

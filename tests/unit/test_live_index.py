@@ -2,6 +2,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,19 @@ def test_a_new_version_is_swapped_in_and_the_old_one_can_still_be_searched(tmp_p
         assert not (tmp_path / "index" / "versions" / old.info.version).exists()
         assert len(old.search(old.vectors[:1], 10)[0]) == 3
         assert len(live.current().search(old.vectors[:1], 10)[0]) == 9
+
+
+def test_a_version_of_another_kind_is_swapped_in(tmp_path: Path) -> None:
+    def in_use(kind: str) -> bool:
+        return live.problem is None and live.current().info.kind == kind
+
+    with LiveIndex(tmp_path / "index", poll_s=0.02) as live:
+        for kind in ("flat", "ivf", "hnsw", "ivf"):
+            settings = SETTINGS.model_copy(update={"kind": kind})
+            IndexEditor(tmp_path / "index", settings).build(catalogue_of(tmp_path, 40), ColourEmbedder())
+            wait_until(partial(in_use, kind))
+            hits = live.current().search(live.current().vectors[7:8], 3, {"parity": ["odd"]})[0]
+            assert hits[0].item_id == "item-7"
 
 
 def test_no_search_fails_while_versions_are_swapped(tmp_path: Path) -> None:
