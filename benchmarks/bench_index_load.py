@@ -76,7 +76,7 @@ def embeddings_of(count: int, dim: int, seed: int) -> NDArray[np.float32]:
 
 
 def build(index_dir: Path, kind: Kind, count: int, dim: int, fingerprint: str = "f" * 16) -> float:
-    """Publish an index of made-up items; return the seconds that writing it took, HNSW's construction included."""
+    """Publish an index of made-up items; return the seconds that writing it took, a structure's construction included."""
     embeddings = embeddings_of(count, dim, seed=2)
     keys = [hashlib.sha256(str(number).encode()).digest() for number in range(count)]
     known = KnownEmbeddings(dim)
@@ -157,7 +157,7 @@ def report(index_dir: Path, dim: int) -> None:
         for threads in (1, 2):
             several = open_index(index_dir, IndexSettings(search_threads=threads))
             print(f"| {clients} | {threads} | {searches_per_s(several, queries, clients):.0f} |")
-    if index.info.kind == "hnsw":
+    if index.info.kind != "flat":
         print(f"\n{measure_recall(index, queries=200, k=10)}")
 
 
@@ -165,7 +165,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--items", type=int, default=100_000)
     parser.add_argument("--dim", type=int, default=1280)
-    parser.add_argument("--kinds", nargs="+", choices=["flat", "hnsw"], default=["flat"])
+    parser.add_argument("--kinds", nargs="+", choices=["flat", "hnsw", "ivf"], default=["flat"])
     parser.add_argument("--index-dir", type=Path, help="where to build; a temporary folder when left out")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
