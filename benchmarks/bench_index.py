@@ -70,13 +70,17 @@ def exact_rows(folder: Path, vectors: NDArray[np.float32], queries: NDArray[np.f
 
 def build_once(name: str, folder: Path, vectors: NDArray[np.float32]) -> tuple[Path, float]:
     """Return the engine's index file and the seconds that building took, whenever that was."""
-    path = folder / f"{name.replace(' ', '-').replace(',', '')}-{len(vectors)}.index"
+    path = folder / f"{_file_stem(name, len(vectors))}.index"
     noted = path.with_suffix(".json")
     if not (path.exists() and noted.exists()):
         start_s = time.perf_counter()
         ENGINES[name].build(vectors, path)
         noted.write_text(json.dumps({"build_s": time.perf_counter() - start_s}))
     return path, float(json.loads(noted.read_text())["build_s"])
+
+
+def _file_stem(name: str, count: int) -> str:
+    return f"{name.replace(' ', '-').replace(',', '')}-{count}"
 
 
 def measure(name: str, distribution: str, count: int, dim: int, folder: Path) -> Measured:
@@ -149,7 +153,7 @@ def run(arguments: argparse.Namespace) -> int:
         folder = arguments.out / distribution
         for count in arguments.sizes:
             for name in arguments.engines:
-                result = folder / f"measured-{name.replace(' ', '-').replace(',', '')}-{count}.json"
+                result = folder / f"measured-{_file_stem(name, count)}.json"
                 if not usable(ENGINES[name]):
                     print(f"left out: {name}: the package {ENGINES[name].package} is not installed", flush=True)
                 elif arguments.again or not result.exists():
