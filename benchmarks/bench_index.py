@@ -81,7 +81,7 @@ def exact_rows(folder: Path, vectors: NDArray[np.float32], queries: NDArray[np.f
 
 def build_once(name: str, folder: Path, vectors: NDArray[np.float32]) -> tuple[Path, Built]:
     """Return the engine's index file and what building it took, whenever that was."""
-    path = folder / f"{file_name(name)}-{len(vectors)}.index"
+    path = folder / f"{_file_stem(name, len(vectors))}.index"
     noted = path.with_suffix(".json")
     if not (path.exists() and noted.exists()):
         start_s, start_cpu_s = time.perf_counter(), time.process_time()
@@ -91,9 +91,8 @@ def build_once(name: str, folder: Path, vectors: NDArray[np.float32]) -> tuple[P
     return path, Built.model_validate_json(noted.read_text())
 
 
-def file_name(engine: str) -> str:
-    """Return the part of the files' names that stands for an engine."""
-    return engine.replace(" ", "-").replace(",", "")
+def _file_stem(name: str, count: int) -> str:
+    return f"{name.replace(' ', '-').replace(',', '')}-{count}"
 
 
 def measure(name: str, distribution: str, count: int, dim: int, folder: Path) -> Measured:
@@ -183,7 +182,7 @@ def run(arguments: argparse.Namespace) -> int:
         folder = arguments.out / distribution
         for count in arguments.sizes:
             for name in arguments.engines:
-                result = folder / f"measured-{file_name(name)}-{count}.json"
+                result = folder / f"measured-{_file_stem(name, count)}.json"
                 if not usable(ENGINES[name]):
                     print(f"left out: {name}: the package {ENGINES[name].package} is not installed", flush=True)
                 elif arguments.again or not result.exists():

@@ -65,11 +65,12 @@ function show(bitmap) {
 async function findRegions(signal) {
   say("Looking for regions …");
   const small = await shrink(photo.bitmap);
-  photo.sentBytes = small.blob.size;
+  photo.sentBytes = small.size;
   const start = performance.now();
-  const { detections } = await service.detect(small.blob, { max_detections: MAX_REGIONS, signal });
+  const { detections, image } = await service.detect(small, { max_detections: MAX_REGIONS, signal });
   detectorMs = performance.now() - start;
-  regions.show(photo.bitmap, detections.map((found) => ({ ...found, box: found.box.map((edge) => edge * small.scale) })));
+  const scale = photo.bitmap.width / image.width;
+  regions.show(photo.bitmap, detections.map((found) => ({ ...found, box: found.box.map((edge) => edge * scale) })));
   if (regions.regions.length) regions.choose(regions.regions[0]);
   else searchWhole();
 }

@@ -68,13 +68,13 @@ export class Lookalike {
       return { response, box: null, sentBytes: blob.size };
     }
     try {
-      const whole = { x: 0, y: 0, width: original.width, height: original.height };
+      const whole = [0, 0, original.width, original.height];
       const first = await jpegOf(original, whole, TRIP_EDGE_PX);
       const signal = options.signal;
       const found = await this.#model("detector", first, { max_detections: 1, signal }, deadline);
       const scale = found.image.width / original.width;
       const box = found.detections.length ? scaledBox(found.detections[0].box, scale, original) : null;
-      const second = await jpegOf(original, box ? regionOf(box) : whole, TRIP_EDGE_PX);
+      const second = await jpegOf(original, box ?? whole, TRIP_EDGE_PX);
       const response = await this.#model("search", second, { ...options, crop: "none" }, deadline);
       return { response, box, sentBytes: first.size + second.size };
     } finally {
@@ -186,19 +186,17 @@ function headerText(value) {
   return text.replace(/[^\x20-\x7e]/g, (char) => `\\u${char.charCodeAt(0).toString(16).padStart(4, "0")}`);
 }
 
-function regionOf([x1, y1, x2, y2]) {
-  return { x: x1, y: y1, width: x2 - x1, height: y2 - y1 };
-}
-
-async function jpegOf(bitmap, { x, y, width, height }, maxEdgePx) {
+/** Return what lies inside a box of a bitmap (whole pixels) as a JPEG, its longer side at most `maxEdgePx`. */
+export async function jpegOf(bitmap, [x1, y1, x2, y2], maxEdgePx, quality = TRIP_QUALITY) {
+  const [width, height] = [x2 - x1, y2 - y1];
   const scale = Math.min(1, maxEdgePx / Math.max(width, height));
   const canvas = new OffscreenCanvas(Math.max(1, Math.round(width * scale)), Math.max(1, Math.round(height * scale)));
   const context = canvas.getContext("2d");
   context.imageSmoothingQuality = "high";
   context.fillStyle = "white"; // as the service shows transparency
   context.fillRect(0, 0, canvas.width, canvas.height);
-  context.drawImage(bitmap, x, y, width, height, 0, 0, canvas.width, canvas.height);
-  return canvas.convertToBlob({ type: "image/jpeg", quality: TRIP_QUALITY });
+  context.drawImage(bitmap, x1, y1, width, height, 0, 0, canvas.width, canvas.height);
+  return canvas.convertToBlob({ type: "image/jpeg", quality });
 }
 
 async function errorOf(reply) {

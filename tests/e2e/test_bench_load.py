@@ -64,7 +64,8 @@ def test_the_clients_use_every_endpoint_and_a_missed_budget_fails_the_run(
     assert load.main([*arguments, "--seconds", "20"]) == 1
     told = capsys.readouterr().out
     assert "| steady | search | p50_ms | budget | 2e+04 |" in told
-    missed = [line for line in told.splitlines() if "**" in line]
+    # whether the clients hold their rate for 20 s is this machine's business, not the run's
+    missed = [line for line in told.splitlines() if "**" in line and "tasks_per_s" not in line]
     assert len(missed) == 1
     assert missed[0].startswith("| steady | two_trip | p50_ms | budget | 1 |")
     (run_dir,) = out.iterdir()

@@ -1,8 +1,12 @@
 """What several unit tests share."""
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from tests.s3_server import S3Server
 
 
 @pytest.fixture(scope="module")
@@ -13,3 +17,18 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def s3() -> "Iterator[S3Server]":
+    """A real S3 server of the module's own, which its tests may stop."""
+    from tests.s3_server import running_s3  # here: its packages take a second to import
+
+    with running_s3() as server:
+        yield server
+
+
+@pytest.fixture
+def url(s3: "S3Server", request: pytest.FixtureRequest) -> str:
+    """A place in that server that no other test uses."""
+    return s3.url(f"{request.module.__name__.rpartition('.')[2]}/{request.node.name}")

@@ -10,6 +10,8 @@ from typing import Any
 
 from benchmarks.peers.load import HEADER_LENGTH, Endpoint
 
+WAIT_S = 10.0
+
 
 def answer_to(photo: bytes) -> dict[str, Any]:
     """Return an answer that depends on the photo."""
@@ -26,6 +28,7 @@ class TableSystem:
     prefix: bytes = b""  # a header in front of the answer, as Triton has it
     wrong: frozenset[bytes] = frozenset()  # photos that it answers as if they were another
     photos: list[bytes] = field(default_factory=list)  # that it was asked about
+    waits_for: int = 0  # connections that must be there before a photo is answered
     connections: int = 0
     turns: int = 0
 
@@ -33,6 +36,7 @@ class TableSystem:
     def serving(self, photo: bytes) -> Iterator[Endpoint]:
         system = self
         system.turns += 1
+        connected = threading.Condition()
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
@@ -40,10 +44,14 @@ class TableSystem:
 
             def setup(self) -> None:
                 super().setup()
-                system.connections += 1
+                with connected:
+                    system.connections += 1
+                    connected.notify_all()
 
             def do_POST(self) -> None:
                 asked = self.rfile.read(int(self.headers["content-length"]))
+                with connected:
+                    connected.wait_for(lambda: system.connections >= system.waits_for, WAIT_S)
                 system.photos.append(asked)
                 answer = answer_to(b"another" if asked in system.wrong else asked)
                 body = system.prefix + json.dumps(answer).encode()

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -26,17 +25,11 @@ from lookalike.index.snapshot import open_snapshot
 from lookalike.index.verify import verify_snapshot
 from lookalike.ingest import IngestOptions
 from tests.colour_embedder import ColourEmbedder, catalogue_of, save_picture
-from tests.s3_server import S3Server, running_s3
+from tests.s3_server import S3Server
 
 COUNT = 4
 SETTINGS = IndexSettings(chunk_items=5, keep_versions=3)
 ONE_THREAD = IngestOptions(threads=1)
-
-
-@pytest.fixture(scope="module")
-def s3() -> Iterator[S3Server]:
-    with running_s3() as server:
-        yield server
 
 
 @pytest.fixture

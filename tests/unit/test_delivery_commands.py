@@ -1,7 +1,6 @@
 """The commands around a store: what they print, and that an error is one line and exit code 1."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,21 +17,9 @@ from lookalike.index.edits import IndexEditor
 from lookalike.index.layout import IndexLayout
 from lookalike.ingest import IngestOptions
 from tests.colour_embedder import ColourEmbedder, catalogue_of
-from tests.s3_server import S3Server, running_s3
 from tests.unit.test_delivery_models import write_set
 
 NEXT = "e" * 16
-
-
-@pytest.fixture(scope="module")
-def s3() -> Iterator[S3Server]:
-    with running_s3() as server:
-        yield server
-
-
-@pytest.fixture
-def url(s3: S3Server, request: pytest.FixtureRequest) -> str:
-    return s3.url(f"commands/{request.node.name}")
 
 
 def told(*arguments: object) -> str:

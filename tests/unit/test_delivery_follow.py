@@ -23,20 +23,9 @@ from lookalike.index.verify import verify_snapshot
 from lookalike.rows import PATH_HEADER, Row
 from lookalike.search_service import SearchService
 from tests.colour_embedder import ColourEmbedder, catalogue_of
-from tests.s3_server import S3Server, running_s3
+from tests.s3_server import S3Server
 
 POLL_S = "0.2"
-
-
-@pytest.fixture(scope="module")
-def s3() -> Iterator[S3Server]:
-    with running_s3() as server:
-        yield server
-
-
-@pytest.fixture
-def url(s3: S3Server, request: pytest.FixtureRequest) -> str:
-    return s3.url(f"follow/{request.node.name}")
 
 
 def publish(work: Path, url: str, count: int) -> str:

@@ -2,7 +2,6 @@
 
 import shutil
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -27,17 +26,11 @@ from lookalike.index.layout import IndexLayout
 from lookalike.index.manifest import Manifest
 from lookalike.index.verify import verify_snapshot
 from tests.colour_embedder import ColourEmbedder, catalogue_of
-from tests.s3_server import S3Server, running_s3
+from tests.s3_server import S3Server
 
 IMPATIENT = StoreSettings(retry_s=0, timeout_s=5)
 KEEP = 3
 NEXT = "e" * 16  # the fingerprint of the next embedder
-
-
-@pytest.fixture(scope="module")
-def s3() -> Iterator[S3Server]:
-    with running_s3() as server:
-        yield server
 
 
 @pytest.fixture

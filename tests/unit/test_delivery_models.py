@@ -5,7 +5,6 @@ import json
 import threading
 import time
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,20 +15,9 @@ from lookalike.delivery import transfer
 from lookalike.delivery.model_sets import pull_models, push_models, read_set
 from lookalike.delivery.store import Store, open_store
 from lookalike.errors import SetupError, StoreDamaged, StoreMissing, StoreMoved, StoreUnreachable
-from tests.s3_server import S3Server, running_s3
+from tests.s3_server import S3Server
 
 IMPATIENT = StoreSettings(retry_s=0, timeout_s=5)
-
-
-@pytest.fixture(scope="module")
-def s3() -> Iterator[S3Server]:
-    with running_s3() as server:
-        yield server
-
-
-@pytest.fixture
-def url(s3: S3Server, request: pytest.FixtureRequest) -> str:
-    return s3.url(f"models/{request.node.name}")
 
 
 def write_archive(folder: Path, name: str, seed: int = 0, fingerprint: str | None = None, weights: int = 5000) -> Path:

@@ -1,6 +1,6 @@
 """A store's own promises: one of two writers wins, objects appear whole, and what a failure is called."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -8,15 +8,9 @@ import pytest
 from lookalike.config import StoreSettings
 from lookalike.delivery.store import LocalStore, Store, open_store
 from lookalike.errors import StoreError, StoreMissing, StoreMoved, StoreUnreachable
-from tests.s3_server import S3Server, running_s3
+from tests.s3_server import S3Server
 
 IMPATIENT = StoreSettings(retry_s=0, timeout_s=5)
-
-
-@pytest.fixture(scope="module")
-def s3() -> Iterator[S3Server]:
-    with running_s3() as server:
-        yield server
 
 
 @pytest.fixture(params=["s3", "folder"])

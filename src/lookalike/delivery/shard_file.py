@@ -72,16 +72,6 @@ def _batch(rows: Sequence[int], records: Sequence[ItemRecord], embeddings: NDArr
 
 def _block(batch: Any, dim: int) -> Block:
     columns = batch.drop_columns(["embedding"]).to_pylist()
-    records = [
-        ItemRecord(
-            item_id=item["item_id"],
-            content_sha256=item["content_sha256"],
-            path=item["path"],
-            title=item["title"],
-            url=item["url"],
-            attributes=json.loads(item["attributes"]),
-        )
-        for item in columns
-    ]
+    records = [ItemRecord.of_row(row, json.loads(row["attributes"])) for row in columns]
     embeddings = batch["embedding"].flatten().to_numpy().reshape(-1, dim)
     return Block([item["row"] for item in columns], records, embeddings)

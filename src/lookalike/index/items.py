@@ -35,6 +35,11 @@ class ItemRecord:
     url: str | None = None
     attributes: dict[str, str] = field(default_factory=dict)
 
+    @classmethod
+    def of_row(cls, row: dict[str, Any], attributes: dict[str, str]) -> "ItemRecord":
+        """Return the item of a table's row, which may have more columns than an item's own."""
+        return cls(attributes=attributes, **{name: row[name] for name in _COLUMNS})
+
 
 def write_items(path: Path, records: Sequence[ItemRecord]) -> list[str]:
     """Write the records as one Arrow file, row by row in their order; return the names of the attributes."""
@@ -167,17 +172,7 @@ class Items:
         return self._codes[name]
 
     def _records(self, table: pa.Table) -> list[ItemRecord]:
-        return [
-            ItemRecord(
-                item_id=item["item_id"],
-                content_sha256=item["content_sha256"],
-                path=item["path"],
-                title=item["title"],
-                url=item["url"],
-                attributes=_attributes(item),
-            )
-            for item in table.to_pylist()
-        ]
+        return [ItemRecord.of_row(row, _attributes(row)) for row in table.to_pylist()]
 
 
 def _attributes(item: dict[str, str | None]) -> dict[str, str]:
