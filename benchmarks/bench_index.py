@@ -4,7 +4,6 @@ Run:
     python -m benchmarks.bench_index --sizes 100000 --engines exact hnsw ivf
     python -m benchmarks.bench_index --sizes 100000 1000000 --distributions real made-up
     python -m benchmarks.bench_index --report
-    python -m benchmarks.bench_index exact-job         # benchmarks/exact_job.py
 
 Each engine runs in a process of its own. What is built and measured is kept under `--out`: a run that was ended goes on
 where it stopped, `--again` measures anew. The engines beside FAISS are the extra `bench-index`.
@@ -22,16 +21,14 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel
 
-from benchmarks import exact_job
 from benchmarks.command import exit_status, positive_count
 from benchmarks.hardware import load_average, this_hardware
 from benchmarks.index_data import DISTRIBUTIONS, open_vectors
-from benchmarks.index_engines import ENGINES, Engine, Search, usable
+from benchmarks.index_engines import ENGINES, Search, usable
 from benchmarks.index_filters import FilterPoint, filter_points
-from benchmarks.index_report import chosen_point, draw, format_filters, format_tables
+from benchmarks.index_report import draw, format_filters, format_tables
 from lookalike.evaluation import ann_recall_at_k
 from lookalike.index.exact import exact_search, omp_threads
-from lookalike.index.structures import nearest
 
 K = 10
 _ALONE = 200  # queries, one after the other
@@ -67,7 +64,7 @@ class Measured(BaseModel, frozen=True):
     memory_mb: float  # of the opened index, mapped or not; embeddings that are read from their own file are not in it
     setting_name: str
     points: list[Point]
-    filters: list[FilterPoint] = []  # of the product's kinds, at the fastest setting that finds enough
+    filters: list[FilterPoint] = []  # of the product's kinds, as they are set by default
 
 
 def exact_rows(folder: Path, vectors: NDArray[np.float32], queries: NDArray[np.float32]) -> NDArray[np.int64]:
@@ -107,19 +104,19 @@ def measure(name: str, distribution: str, count: int, dim: int, folder: Path) ->
     for setting in engine.settings:
         points.append(_point(search, setting, queries, truth))
         print(f"  {name} {setting}: {points[-1]}", flush=True)
-    measured = Measured(
+    memory_mb = max(0.0, _resident_mb(path) - before)
+    return Measured(
         engine=name,
         distribution=distribution,
         count=count,
         dim=dim,
         built=built,
         disk_mb=path.stat().st_size / 1e6,
-        memory_mb=max(0.0, _resident_mb(path) - before),
+        memory_mb=memory_mb,
         setting_name=engine.setting,
         points=points,
+        filters=filter_points(engine.open_filtered(path, vectors), vectors, queries) if engine.open_filtered else [],
     )
-    filters = _filtered(engine, path, vectors, queries, chosen_point(measured).setting)
-    return measured.model_copy(update={"filters": filters})
 
 
 def _point(search: Search, setting: int, queries: NDArray[np.float32], truth: NDArray[np.int64]) -> Point:
@@ -143,16 +140,6 @@ def _point(search: Search, setting: int, queries: NDArray[np.float32], truth: ND
         p99_ms=float(np.percentile(times_ms, 99)),
         queries_per_s=at_once / elapsed_s,
     )
-
-
-def _filtered(
-    engine: Engine, path: Path, vectors: NDArray[np.float32], queries: NDArray[np.float32], setting: int
-) -> list[FilterPoint]:
-    if engine.product is None:
-        return []
-    structure = engine.product(path, vectors, setting)
-    with omp_threads(1):
-        return filter_points(lambda query, k, mask: nearest(structure, vectors, query, k, mask)[1], vectors, queries)
 
 
 def _resident_mb(path: Path) -> float:
@@ -214,9 +201,6 @@ def _done_apart(name: str, distribution: str, count: int, dim: int, folder: Path
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return its exit status."""
-    given = sys.argv[1:] if argv is None else list(argv)
-    if given[:1] == ["exact-job"]:
-        return exact_job.main(given[1:])
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", nargs="+", type=positive_count, default=[100_000, 1_000_000])
     parser.add_argument("--dim", type=positive_count, default=512)
@@ -226,7 +210,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--build-only", action="store_true", help="build now, while the machine is busy; measure later")
     parser.add_argument("--again", action="store_true", help="measure anew; indexes that are built are kept")
     parser.add_argument("--report", action="store_true", help="only report what was measured before")
-    return exit_status(lambda: run(parser.parse_args(given)))
+    return exit_status(lambda: run(parser.parse_args(argv)))
 
 
 if __name__ == "__main__":

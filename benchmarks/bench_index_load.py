@@ -76,7 +76,7 @@ def embeddings_of(count: int, dim: int, seed: int) -> NDArray[np.float32]:
 
 
 def build(index_dir: Path, kind: Kind, count: int, dim: int, fingerprint: str = "f" * 16) -> float:
-    """Publish an index of made-up items; return the seconds that writing it took, a structure's construction included."""
+    """Publish an index of made-up items; return the seconds that it took, the structure's construction included."""
     embeddings = embeddings_of(count, dim, seed=2)
     keys = [hashlib.sha256(str(number).encode()).digest() for number in range(count)]
     known = KnownEmbeddings(dim)

@@ -1,8 +1,8 @@
 """Times the exact job of a whole evaluation: every query against every item, as a share of the machine's sgemm peak.
 
 Run:
-    python -m benchmarks.bench_index exact-job                     # 60,502 queries in 60,501 x 1024, k = 10 and 1000
-    python -m benchmarks.bench_index exact-job --queries 4000      # a part of the queries, for a quick look
+    python -m benchmarks.exact_job                     # 60,502 queries in 60,501 x 1024, k = 10 and 1000
+    python -m benchmarks.exact_job --queries 4000      # a part of the queries, for a quick look
 
 The peak is that of one large float32 matrix product by NumPy's BLAS with as many threads. Both are measured in turns:
 a machine that slows down for a while does so for both.
@@ -10,6 +10,7 @@ a machine that slows down for a while does so for both.
 
 import argparse
 import os
+import sys
 import time
 from collections.abc import Callable, Sequence
 
@@ -77,3 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--dim", type=positive_count, default=DIM)
     parser.add_argument("--k", type=positive_count, nargs="+", default=[10, 1000])
     return exit_status(lambda: run(parser.parse_args(argv)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -11,6 +11,7 @@ import faiss as typed_faiss
 import numpy as np
 from numpy.typing import NDArray
 
+from lookalike.config import IndexSettings
 from lookalike.index.exact import omp_threads
 from lookalike.index.hnsw import Graph, build_graph
 from lookalike.index.ivf import InvertedLists, best_of, build_lists
@@ -22,8 +23,7 @@ faiss: Any = typed_faiss  # its stubs leave out half of the classes
 Rows = NDArray[np.int64]
 Vectors = NDArray[np.float32]
 Search = Callable[[Vectors, int, int, int], Rows]  # queries, k, setting, threads
-# An index file and its embeddings at a setting, as the product opens them.
-Product = Callable[[Path, Vectors, int], Structure | None]
+FilteredSearch = Callable[[Vectors, int, NDArray[np.bool_], int], Rows]  # queries, k, qualifying rows, threads
 _TRAIN_ROWS = 100_000
 _EFS = [16, 32, 64, 128, 256, 512]
 _PROBES = [4, 16, 32, 64, 128, 256]
@@ -40,7 +40,7 @@ class Engine:
     settings: Sequence[int]
     build: Callable[[NDArray[np.float32], Path], None]
     open: Callable[[Path, NDArray[np.float32]], Search]
-    product: Product | None = None  # for the kinds that the product has
+    open_filtered: Callable[[Path, NDArray[np.float32]], FilteredSearch] | None = None
 
 
 def usable(engine: Engine) -> bool:
@@ -52,21 +52,36 @@ def usable(engine: Engine) -> bool:
 
 
 def _product_engine(
-    name: str, build: Callable[[Vectors, Path], None], setting: str, settings: Sequence[int], product: Product
+    name: str,
+    build: Callable[[Vectors, Path], None],
+    setting: str,
+    settings: Sequence[int],
+    open_structure: Callable[[Path, Vectors, int], Structure | None],
 ) -> Engine:
+    """Return a kind of the product; `setting` is the one of `IndexSettings`, whose default serves under filters."""
+
     def open_(path: Path, vectors: Vectors) -> Search:
         opened: dict[int, Structure | None] = {}
 
         def search(queries: Vectors, k: int, value: int, threads: int) -> Rows:
             if value not in opened:
                 opened.clear()
-                opened[value] = product(path, vectors, value)
+                opened[value] = open_structure(path, vectors, value)
             with omp_threads(threads):
                 return nearest(opened[value], vectors, queries, k, None)[1]
 
         return search
 
-    return Engine(name, "faiss", setting, settings, build, open_, product)
+    def open_filtered(path: Path, vectors: Vectors) -> FilteredSearch:
+        structure = open_structure(path, vectors, getattr(IndexSettings(), setting, 0))
+
+        def search(queries: Vectors, k: int, qualifying: NDArray[np.bool_], threads: int) -> Rows:
+            with omp_threads(threads):
+                return nearest(structure, vectors, queries, k, qualifying)[1]
+
+        return search
+
+    return Engine(name, "faiss", setting, settings, build, open_, open_filtered)
 
 
 def _exact() -> Engine:
@@ -78,7 +93,7 @@ def _hnsw() -> Engine:
     return _product_engine(
         "hnsw",
         lambda vectors, path: build_graph(path, vectors, build, None),
-        "ef",
+        "ef_search",
         _EFS,
         lambda path, vectors, ef: Graph.open(path, *vectors.shape, ef),
     )
@@ -88,7 +103,7 @@ def _ivf() -> Engine:
     return _product_engine(
         "ivf",
         lambda vectors, path: build_lists(path, vectors, BuildSettings(), None),
-        "probes",
+        "ivf_probes",
         _PROBES,
         InvertedLists.open,
     )

@@ -50,17 +50,23 @@ def _told_build(measured: Measured) -> str:
 
 
 def format_filters(results: Sequence[Measured]) -> str:
-    """Return a table of the product's kinds under filters: ann_recall_at_10, and ms of one query."""
-    filtered = [r for r in results if r.filters]
-    if not filtered:
-        return ""
-    columns = [f"{point.share:.1%} {point.filter}" for point in filtered[0].filters]
-    lines = [f"| catalogue | kind | {' | '.join(columns)} |", "|---|---|" + "---:|" * len(columns)]
-    for measured in sorted(filtered, key=lambda r: (r.distribution, r.count, r.engine)):
-        cells = [f"{point.ann_recall_at_10:.3f}, {point.p50_ms:.2f} ms" for point in measured.filters]
-        name = f"{measured.distribution}, {measured.count:,}"
-        lines.append(f"| {name} | {measured.engine} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+    """Return a table of the product's kinds under filters: ann_recall_at_10, ms of one query, queries/s."""
+    filtered = sorted((r for r in results if r.filters), key=lambda r: (r.distribution, r.count, r.engine))
+    shares = sorted({point.share for r in filtered for point in r.filters}, reverse=True)
+    lines = [
+        f"| catalogue | kind | filter | {' | '.join(f'{share:.1%}' for share in shares)} |",
+        "|---|---|---|" + "---:|" * len(shares),
+    ]
+    for measured in filtered:
+        for name in sorted({point.filter for point in measured.filters}):
+            cells = [
+                f"{point.ann_recall_at_10:.3f}, {point.p50_ms:.2f} ms, {point.queries_per_s:.0f}/s"
+                for point in measured.filters
+                if point.filter == name
+            ]
+            catalogue = f"{measured.distribution}, {measured.count:,}"
+            lines.append(f"| {catalogue} | {measured.engine} | {name} | {' | '.join(cells)} |")
+    return "\n".join(lines) if filtered else ""
 
 
 def draw(results: Sequence[Measured], path: Path) -> None:

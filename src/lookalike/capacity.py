@@ -2,11 +2,12 @@
 
 import math
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from lookalike.errors import SetupError
+from lookalike.index.manifest import Kind
 
 # docs/benchmarks.md: 15 searches a second at p99 <= 500 ms on two cores, a whole search with its networks.
 SEARCHES_PER_CORE = 7.5
@@ -14,7 +15,6 @@ SEARCHES_PER_CORE = 7.5
 FLAT_BYTES_PER_S = 100_000 * 1280 * 4 / 16.6e-3
 LOOKUP_S = {"hnsw": 1.3e-3, "ivf": 2.2e-3}
 HNSW_M = 32
-Kind = Literal["flat", "hnsw", "ivf"]
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from pydantic import BaseModel, Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from lookalike.errors import SetupError, wrong_fields
+from lookalike.index.manifest import WantedKind
 
 
 class Settings(BaseSettings):
@@ -96,7 +97,7 @@ class IndexSettings(Settings):
 
     model_config = SettingsConfigDict(env_prefix="LOOKALIKE_INDEX_")
 
-    kind: Literal["auto", "flat", "hnsw", "ivf"] = "auto"
+    kind: WantedKind = "auto"
     hnsw_m: Annotated[int, Field(ge=4, le=128)] = 32
     ef_construction: Annotated[int, Field(ge=8)] = 200
     ef_search: Annotated[int, Field(ge=8)] = 128

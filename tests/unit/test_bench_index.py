@@ -50,6 +50,7 @@ def test_faiss_kinds_are_built_measured_reported_and_not_built_twice(
     assert bench_index.main(given) == 0
     told = capsys.readouterr().out
     assert all(f"| {name} |" in told for name in names)
+    assert all(f"| made-up, 2,000 | {name} | at random | " in told for name in ("exact", "ivf", "hnsw"))
     assert (tmp_path / "index.png").stat().st_size > 1000
     results = {
         name: json.loads(path.read_text()) for path in tmp_path.glob("made-up/measured-*") for name in [path.name]
@@ -100,12 +101,12 @@ def test_the_exact_job_says_its_share_of_the_peak(
     monkeypatch.setattr(exact_job, "sgemm_gflops", lambda: 50.0)
     monkeypatch.setattr(exact_job, "search_s", lambda items, queries, k: len(queries) * 2 * 300 * 16 / 25e9)
     monkeypatch.setattr(exact_job, "_QUERIES_A_TURN", 64)
-    assert bench_index.main(["exact-job", "--queries", "200", "--items", "300", "--dim", "16", "--k", "5"]) == 0
+    assert exact_job.main(["--queries", "200", "--items", "300", "--dim", "16", "--k", "5"]) == 0
     told = capsys.readouterr().out
     assert "200 queries in 300 x 16, k = 5: 0.0 s, 25 GFLOP/s; sgemm 50 GFLOP/s" in told
     assert "50% of it (median of 4; 50% to 50%)" in told
 
 
 def test_the_exact_job_searches_every_query(capsys: pytest.CaptureFixture[str]) -> None:
-    assert bench_index.main(["exact-job", "--queries", "100", "--items", "300", "--dim", "16", "--k", "5"]) == 0
+    assert exact_job.main(["--queries", "100", "--items", "300", "--dim", "16", "--k", "5"]) == 0
     assert "100 queries in 300 x 16, k = 5:" in capsys.readouterr().out

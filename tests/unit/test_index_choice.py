@@ -3,18 +3,14 @@
 import re
 from pathlib import Path
 
-import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from lookalike.config import IndexSettings
 from lookalike.index import choice, writer
 from lookalike.index.choice import choose_index_kind
 from lookalike.index.edits import IndexEditor
 from lookalike.index.faiss_index import open_index
-from lookalike.index.ivf import lists_for
 from lookalike.index.manifest import Kind, Manifest
-from lookalike.index.verify import measure_recall
 from tests.colour_embedder import ColourEmbedder, catalogue_of
 
 
@@ -47,11 +43,6 @@ def test_the_documented_table_is_the_rule() -> None:
     for dim, most, back in table:
         assert [choose_index_kind(count, dim) for count in (most, most + 1)] == ["flat", "ivf"]
         assert [choose_index_kind(count, dim, "ivf") for count in (back, back + 1)] == ["flat", "ivf"]
-
-
-@pytest.mark.parametrize(("count", "lists"), [(0, 1), (1, 1), (3, 3), (10_000, 256), (100_000, 512), (1_000_000, 2048)])
-def test_lists_grow_with_the_root_of_the_count(count: int, lists: int) -> None:
-    assert lists_for(count) == lists
 
 
 @pytest.fixture
@@ -95,12 +86,3 @@ def test_a_kind_that_was_asked_for_stays(tmp_path: Path, kind: str) -> None:
     assert published(tmp_path).kind == kind
     editor.remove([f"item-{number}" for number in range(20)])
     assert (published(tmp_path).kind, published(tmp_path).count) == (kind, 5)
-
-
-def test_inverted_lists_answer_also_when_every_item_was_removed(tmp_path: Path) -> None:
-    editor = edited(tmp_path, 3, "ivf")
-    editor.remove(["item-0", "item-1", "item-2"])
-    query: NDArray[np.float32] = np.ones((1, ColourEmbedder().dim), dtype=np.float32)
-    assert open_index(tmp_path / "index").search(query, 5) == [[]]
-    editor.add(catalogue_of(tmp_path, 4), ColourEmbedder())
-    assert measure_recall(open_index(tmp_path / "index"), queries=4, k=2).ann_recall_at_k == 1.0

@@ -4,7 +4,7 @@ from lookalike.index.manifest import Kind
 
 # One exact search takes this long for each number of each embedding, on one core (docs/benchmarks.md).
 EXACT_NS_PER_NUMBER = 0.35
-# What an exact search may take: a twelfth of a whole search, which decodes and runs two networks besides.
+# What an exact search may take: a ninth of a whole search, which decodes and runs two networks besides.
 EXACT_BUDGET_MS = 5.0
 # A catalogue comes back to exact search only well below the limit, so that one near it is not rebuilt at every edit.
 BACK_TO_EXACT = 0.5

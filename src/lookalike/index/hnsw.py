@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from lookalike.index.exact import Found, RowSelector
 from lookalike.index.manifest import BuildSettings
-from lookalike.index.structures import add_rows, read_structure, write_structure
+from lookalike.index.structures import Before, add_rows, read_structure, write_structure
 
 faiss: Any = typed_faiss  # its stubs leave out half of the classes
 
@@ -19,12 +19,15 @@ faiss: Any = typed_faiss  # its stubs leave out half of the classes
 _EXACT_ROWS2_PER_EF = 57
 
 
-def build_graph(path: Path, vectors: NDArray[np.float32], build: BuildSettings, extend: Path | None) -> None:
-    """Write the graph over `vectors` `(count, dim)` to `path`; `extend` is the graph of their first rows, if any.
+def build_graph(path: Path, vectors: NDArray[np.float32], build: BuildSettings, before: Before | None) -> None:
+    """Write the graph over `vectors` `(count, dim)` to `path`; that of the version before grows where its rows stay.
 
     FAISS maps only files that hold graph and embeddings together, so they lie here a second time (docs/adr/0002).
     """
-    graph = _new_graph(vectors.shape[1], build) if extend is None else faiss.read_index(str(extend))
+    if before is not None and before.rows_stay:
+        graph = faiss.read_index(str(before.path))
+    else:
+        graph = _new_graph(vectors.shape[1], build)
     add_rows(graph, vectors)
     write_structure(graph, path)
 

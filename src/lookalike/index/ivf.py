@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from lookalike.index.exact import Found, RowSelector, omp_threads
 from lookalike.index.manifest import BuildSettings
-from lookalike.index.structures import add_rows, read_structure, write_structure
+from lookalike.index.structures import Before, add_rows, read_structure, write_structure
 
 faiss: Any = typed_faiss  # its stubs leave out half of the classes
 
@@ -35,11 +35,17 @@ def lists_for(count: int) -> int:
     return min(_MOST_LISTS, some, 1 << round(math.log2(2 * math.sqrt(some))))
 
 
-def build_lists(path: Path, vectors: NDArray[np.float32], build: BuildSettings, extend: Path | None) -> None:
-    """Write the lists of `vectors` `(count, dim)` to `path`; `extend` has the lists of their first rows, if any."""
-    index = None if extend is None else faiss.read_index(str(extend))
-    if index is None or index.nlist != lists_for(len(vectors)):
+def build_lists(path: Path, vectors: NDArray[np.float32], build: BuildSettings, before: Before | None) -> None:
+    """Write the lists of `vectors` `(count, dim)` to `path`.
+
+    The centres and codes of the version before serve again while as many lists are wanted; its lists, where their rows
+    stay.
+    """
+    index: Any = None if before is None else faiss.read_index(str(before.path))
+    if before is None or index.nlist != lists_for(len(vectors)):
         index = _trained(vectors)
+    elif not before.rows_stay:
+        index.reset()
     add_rows(index, vectors)
     write_structure(index, path)
 

@@ -1,5 +1,6 @@
 """FAISS's search structures as files: grown over the embeddings, written through Python, read and checked."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,6 +14,17 @@ from lookalike.index.exact import Found, exact_search
 faiss: Any = typed_faiss  # its stubs leave out half of the classes
 
 _ADD_ROWS = 16_384
+
+
+@dataclass(frozen=True)
+class Before:
+    """The structure of the version before, made by the same embedder in the same way.
+
+    With `rows_stay` its rows are the first of the new version's.
+    """
+
+    path: Path
+    rows_stay: bool
 
 
 class Structure(Protocol):

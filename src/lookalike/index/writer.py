@@ -34,6 +34,7 @@ from lookalike.index.manifest import (
 )
 from lookalike.index.snapshot import Snapshot, open_snapshot
 from lookalike.index.store import KnownEmbeddings
+from lookalike.index.structures import Before
 from lookalike.index.verify import verify_snapshot
 
 _BLOCK_ROWS = 2048
@@ -252,18 +253,22 @@ def _write_structure(aside: Path, draft: Draft, base: Snapshot | None) -> dict[s
     vectors: NDArray[np.float32] = np.zeros((0, draft.dim), dtype=np.float32)
     if draft.records:
         vectors = np.load(aside / VECTORS, mmap_mode="r", allow_pickle=False)
-    extend = base.version_dir / name if base is not None and _extends(base, draft) else None
-    _BUILDERS[draft.kind](aside / name, vectors, draft.build, extend)
+    _BUILDERS[draft.kind](aside / name, vectors, draft.build, _before(base, draft, name))
     return {name: _entry(aside / name)}
 
 
-def _extends(base: Snapshot, draft: Draft) -> bool:
-    """Tell whether the first rows of `draft` are those of `base`, so that its structure can grow."""
+def _before(base: Snapshot | None, draft: Draft, name: str) -> Before | None:
+    """Return the structure of `base`, where `draft` is made alike and holds much of the same."""
+    if base is None:
+        return None
     manifest = base.manifest
     if (manifest.kind, manifest.fingerprint, manifest.build) != (draft.kind, draft.fingerprint, draft.build):
-        return False
-    before = [record.content_sha256 for record in base.items.records()]
-    return before == [record.content_sha256 for record in draft.records[: len(before)]]
+        return None
+    before, now = ([record.content_sha256 for record in records] for records in (base.items.records(), draft.records))
+    rows_stay = before == now[: len(before)]
+    # What was learned from another catalogue fits this one badly.
+    alike = rows_stay or 2 * len(set(before) & set(now)) >= len(now)
+    return Before(base.version_dir / name, rows_stay) if alike else None
 
 
 def _entry(path: Path) -> FileEntry:
