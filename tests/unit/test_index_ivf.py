@@ -11,6 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from lookalike.config import IndexSettings
+from lookalike.index.edits import IndexEditor
 from lookalike.index.faiss_index import FaissIndex, open_index
 from lookalike.index.items import ItemRecord
 from lookalike.index.ivf import lists_for
