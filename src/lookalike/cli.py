@@ -17,6 +17,7 @@ from lookalike.gateway.commands import keys_app as key_commands
 from lookalike.index.commands import app as index_commands
 from lookalike.labels.commands import app as label_commands
 from lookalike.preflight import preflight
+from lookalike.review.commands import review
 from lookalike.server_commands import app as server_commands
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help="Reverse image search as a service.")
@@ -32,6 +33,7 @@ app.command()(demo)
 app.command()(search)
 app.command()(evaluate)
 app.command()(preflight)
+app.command()(review)
 
 
 def main() -> None:
