@@ -12,9 +12,14 @@ STAMPS := /usr/share/tuxpaint/stamps
 IMAGES ?= $(STAMPS)
 # faiss build: cpu or gpu, never both.
 FAISS  ?= cpu
+# The image: what it is called, made of and for (cpu or gpu), and more of Docker's own flags (--network host, --push).
+IMAGE        ?= lookalike:local
+BASE_IMAGE   ?= debian:12-slim
+TARGET       ?= cpu
+DOCKER_FLAGS ?=
 ROOT_RUN := $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: k8s-validate k8s-e2e help setup models archives browser catalogue index serve web stop status demo test test-unit test-e2e lint type fmt lock bench clean
+.PHONY: image image-test k8s-validate k8s-e2e help setup models archives browser catalogue index serve web stop status demo test test-unit test-e2e lint type fmt lock bench clean
 
 help: ## Show this help
 	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  \033[1m%-12s\033[0m %s\n", $$1, $$2}'
@@ -79,6 +84,12 @@ test-unit: setup ## Run the tests that need neither models nor a server
 test-e2e: browser archives ## Run the tests on a real TorchServe
 	@$(BIN)/python -m pytest tests/e2e
 
+image: ## Build the container image (IMAGE, BASE_IMAGE, TARGET=cpu|gpu, DOCKER_FLAGS)
+	@docker build --file docker/Dockerfile --target $(TARGET) --build-arg BASE_IMAGE=$(BASE_IMAGE) --tag $(IMAGE) $(DOCKER_FLAGS) .
+
+image-test: archives ## Run the image as production would, search, break it (IMAGE)
+	@IMAGE=$(IMAGE) $(BIN)/python -m pytest -s tests/image
+
 k8s-validate: setup ## Build every overlay and combination of components, check schemas and policy
 	@$(BIN)/python -m pytest tests/k8s
 
@@ -95,7 +106,9 @@ fmt: setup ## Mend the style
 	@$(BIN)/ruff check --fix . && $(BIN)/ruff format .
 
 lock: setup ## Resolve the dependencies anew into requirements/
-	@$(BIN)/uv pip compile --quiet --upgrade pyproject.toml --extra cpu --extra openvino --extra store --extra gateway --extra client --extra serve --extra train --extra bench --extra dev --generate-hashes --output-file requirements/dev.lock
+	@$(BIN)/uv pip compile --quiet --upgrade pyproject.toml --extra cpu --extra openvino --extra store --extra gateway --extra client --extra serve --extra cuda --extra train --extra bench --extra dev --generate-hashes --output-file requirements/dev.lock
+	@$(BIN)/uv pip compile --quiet pyproject.toml --constraint requirements/dev.lock --extra cpu --extra store --extra gateway --extra client --extra serve --generate-hashes --output-file requirements/image-cpu.lock
+	@$(BIN)/uv pip compile --quiet pyproject.toml --constraint requirements/dev.lock --extra gpu --extra store --extra gateway --extra client --extra serve --extra cuda --generate-hashes --output-file requirements/image-gpu.lock
 
 bench: archives ## Load a private server and hold it to benchmarks/budgets.yaml
 	@$(BIN)/python -m benchmarks.load

@@ -152,7 +152,7 @@ def become_server(models: Mapping[str, Path], files: ServerFiles, settings: Serv
     """Replace this process by the JVM, as a container's first process must: signals and its exit code are its own.
 
     Raises:
-        SetupError: when Java or torchserve is missing, or a port is taken.
+        SetupError: when Java or torchserve is missing, a port is taken, or temporary files cannot be executed.
     """
     addresses = _addresses(files, settings)
     command = java_command(models, addresses, files, settings.heap_mb)
@@ -177,6 +177,7 @@ def _addresses(files: ServerFiles, settings: ServerSettings) -> Addresses:
         _require_free(settings.host, port)
     files.logs.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.gettempdir())
+    _require_executable(temporary)
     remove_left_over(temporary)
     # Short and private (0700): a Unix socket's path may have 107 characters.
     return choose_addresses(settings, Path(tempfile.mkdtemp(prefix=RUN_DIR_PREFIX, dir=temporary)))
@@ -190,6 +191,12 @@ def remove_left_over(temporary: Path, older_than_s: float = 60) -> None:
         old = time.time() - status.st_mtime > older_than_s
         if old and status.st_uid == os.getuid() and not server_processes(folder):
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _require_executable(temporary: Path) -> None:
+    # The JVM unpacks a native library there and starts its workers from there: it would fail without naming the cause.
+    if os.statvfs(temporary).f_flag & os.ST_NOEXEC:
+        raise SetupError(f"{temporary} is mounted noexec", allowed="TMPDIR: a folder whose files may be executed")
 
 
 def _require_free(host: str, port: int) -> None:

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from lookalike.archives import ArchiveSources, build_archives
+from lookalike.delivery.model_sets import verified_archives
 from lookalike.server import ServerProcess, become_server, running_server, start_server, stop_server
 from lookalike.server_config import ServerFiles, ServerSettings
 from lookalike.server_watch import what_is_missing
@@ -35,7 +36,8 @@ def serve(
         if running.is_older_than(files.archives):
             typer.echo("restart to serve the new archives: lookalike stop, lookalike serve")
         return
-    models = settings.chosen(_archives(root))
+    given = settings.archives_dir
+    models = settings.chosen(_archives(root) if given is None else verified_archives(given.resolve()))
     if foreground:
         become_server(models, files, settings)
     server = start_server(models, files, settings, say=typer.echo)

@@ -36,6 +36,8 @@ class ServerSettings(Settings):
     threads: Annotated[int, Field(ge=0)] = 0  # of a worker's OpenMP and BLAS; 0: one a core
     ready_s: Annotated[float, Field(gt=0)] = 120
     models: str = ""  # names parted by commas: a pod's role; empty: all
+    archives_dir: Path | None = None  # a folder of finished archives (.mar); none: packed from the checkout
+    state_dir: Path | None = None  # log and pid file; none: the checkout's var/
 
     def chosen(self, archives: Mapping[str, Path]) -> dict[str, Path]:
         """Return those of `archives` that `models` names, or all.
@@ -63,15 +65,19 @@ class ServerFiles:
 
     @classmethod
     def of(cls, root: Path) -> "ServerFiles":
-        """Return the files of a checkout; the environment may name another index folder, as for `lookalike index`."""
-        docker, var = (root / "docker").resolve(), (root / "var").resolve()
+        """Return the files of a checkout, or of an image; the environment may name other folders.
+
+        Raises:
+            SetupError: it holds a wrong setting.
+        """
+        settings, docker, var = ServerSettings.load(), (root / "docker").resolve(), (root / "var").resolve()
         return cls(
-            archives=var / "archives",
+            archives=(settings.archives_dir or var / "archives").resolve(),
             config=docker / "config.properties",
             log4j=docker / "log4j2.xml",
             metrics=docker / "metrics.yaml",
             index_dir=Path(os.environ.get(INDEX_DIR) or var / "index").resolve(),
-            state=var,
+            state=(settings.state_dir or var).resolve(),
         )
 
     @property

@@ -12,7 +12,7 @@ import pytest
 
 from lookalike.config import StoreSettings
 from lookalike.delivery import transfer
-from lookalike.delivery.model_sets import pull_models, push_models, read_set
+from lookalike.delivery.model_sets import pull_models, push_models, read_set, verified_archives
 from lookalike.delivery.store import Store, open_store
 from lookalike.errors import SetupError, StoreDamaged, StoreMissing, StoreMoved, StoreUnreachable
 from tests.s3_server import S3Server
@@ -240,6 +240,29 @@ def wait_for_part(folder: Path, limit_s: float = 30) -> int:
                 return size
         time.sleep(0.002)
     raise AssertionError("nothing arrived")
+
+
+def test_a_pulled_set_is_checked_again_before_it_is_served(url: str, tmp_path: Path) -> None:
+    push_models(write_set(tmp_path / "built"), open_store(url))
+    pull_models(open_store(url), tmp_path / "models")
+    write_archive(tmp_path / "models", "left-over")
+    assert verified_archives(tmp_path / "models") == {
+        name: tmp_path / f"models/{name}.mar" for name in ("embedder", "search")
+    }
+    with (tmp_path / "models/embedder.mar").open("r+b") as archive:
+        archive.write(b"?")
+    with pytest.raises(StoreDamaged, match=r"models/embedder\.mar is missing or damaged"):
+        verified_archives(tmp_path / "models")
+    (tmp_path / "models/embedder.mar").unlink()
+    with pytest.raises(StoreDamaged, match=r"models/embedder\.mar is missing or damaged"):
+        verified_archives(tmp_path / "models")
+
+
+def test_archives_that_were_not_pulled_are_served_as_they_lie_there(tmp_path: Path) -> None:
+    with pytest.raises(SetupError, match="holds no model archive"):
+        verified_archives(tmp_path)
+    path = write_archive(tmp_path, "search")
+    assert verified_archives(tmp_path) == {"search": path}
 
 
 def test_an_address_that_is_none_is_refused() -> None:

@@ -224,6 +224,13 @@ def test_without_a_word_of_the_environment_the_index_is_the_checkouts(monkeypatc
     assert ServerFiles.of(ROOT).index_dir == ROOT / "var/index"
 
 
+def test_the_environment_names_the_folders_of_an_image(monkeypatch, tmp_path):
+    monkeypatch.setenv("LOOKALIKE_SERVER_ARCHIVES_DIR", str(tmp_path / "models"))
+    monkeypatch.setenv("LOOKALIKE_SERVER_STATE_DIR", str(tmp_path / "state"))
+    files = ServerFiles.of(ROOT)
+    assert (files.archives, files.logs) == (tmp_path / "models", tmp_path / "state/logs")
+
+
 @pytest.mark.parametrize(("age_s", "told"), [(60, False), (-60, True)])
 def test_serve_tells_when_an_archive_was_rebuilt_after_the_server_started(tmp_path, age_s, told):
     files, this = ServerFiles.of(tmp_path), ProcessId.of(os.getpid())

@@ -106,6 +106,24 @@ def read_set(archives_dir: Path) -> ModelSet:
     return ModelSet(lookalike=__version__, archives={EMBEDDER: _entry(archive)})
 
 
+def verified_archives(archives_dir: Path) -> dict[str, Path]:
+    """Return the archives of `archives_dir` by name, those of a pulled set once their bytes are checked again.
+
+    Raises:
+        SetupError: there is none.
+        StoreDamaged: one is missing or not what `models.json` says.
+    """
+    path = archives_dir / SET_FILE
+    entries = _parsed(path.read_bytes(), str(path)).archives if path.is_file() else {}
+    for name, entry in entries.items():
+        if not _is_there(archives_dir, name, entry):
+            raise StoreDamaged(f"{archives_dir / name}{_SUFFIX} is missing or damaged: {SET_FILE} names another digest")
+    archives = {found.stem: found for found in sorted(archives_dir.glob(f"*{_SUFFIX}"))}
+    if not archives:
+        raise SetupError(f"{archives_dir} holds no model archive (*{_SUFFIX})", allowed="lookalike models pull")
+    return {name: archives[name] for name in entries or archives}
+
+
 def _set_data(store: Store) -> bytes:
     try:
         return store.read(SET_FILE)
