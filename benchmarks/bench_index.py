@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from benchmarks.command import exit_status, positive_count
 from benchmarks.hardware import load_average, this_hardware
@@ -27,6 +27,7 @@ from benchmarks.index_data import DISTRIBUTIONS, open_vectors
 from benchmarks.index_engines import ENGINES, Search, usable
 from benchmarks.index_filters import FilterPoint, filter_points
 from benchmarks.index_report import draw, format_filters, format_tables
+from lookalike.errors import SetupError
 from lookalike.evaluation import ann_recall_at_k
 from lookalike.index.exact import exact_search, omp_threads
 
@@ -121,7 +122,7 @@ def measure(name: str, distribution: str, count: int, dim: int, folder: Path) ->
 
 def _point(search: Search, setting: int, queries: NDArray[np.float32], truth: NDArray[np.int64]) -> Point:
     times_ms: list[float] = []
-    search(queries[-4:], K, setting, 1)  # opened, and its pages read
+    search(queries[:_ALONE], K, setting, os.cpu_count() or 1)  # opened, and the pages read that will be
     started_s = time.perf_counter()
     for query in queries[:_ALONE]:
         start_s = time.perf_counter()
@@ -179,7 +180,7 @@ def run(arguments: argparse.Namespace) -> int:
                     if not _done_apart(name, distribution, count, arguments.dim, folder, into):
                         failed.append(f"{name} at {count}")
     paths = sorted(arguments.out.glob("*/measured-*.json"))
-    results = [Measured.model_validate_json(path.read_text()) for path in paths]
+    results = [_read(path) for path in paths]
     if results:
         print(f"\n{format_tables(results)}\n\n{format_filters(results)}")
         draw(results, arguments.out / "index.png")
@@ -187,6 +188,13 @@ def run(arguments: argparse.Namespace) -> int:
     for failure in failed:
         print(f"failed: {failure}", file=sys.stderr)
     return 1 if failed else 0
+
+
+def _read(path: Path) -> Measured:
+    try:
+        return Measured.model_validate_json(path.read_text())
+    except ValidationError as error:
+        raise SetupError(f"{path} was kept by another version of this benchmark", allowed="--again") from error
 
 
 def _done_apart(name: str, distribution: str, count: int, dim: int, folder: Path, result: Path | None) -> bool:

@@ -24,7 +24,7 @@ from lookalike.index.exact import exact_search, omp_threads
 
 QUERIES, ITEMS, DIM = 60_502, 60_501, 1024  # Stanford Online Products' test split in the source document
 _EDGE = 4096
-_QUERIES_A_TURN = 6144
+_QUERIES_A_TURN = 2048
 
 
 def sgemm_gflops(products: int = 2) -> float:

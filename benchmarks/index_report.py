@@ -85,7 +85,7 @@ def draw(results: Sequence[Measured], path: Path) -> None:
         rows = [r for r in results if (r.distribution, r.count) == catalogue]
         most_mb = max(r.memory_mb for r in rows) or 1.0
         for measured in rows:
-            colour = f"C{engines.index(measured.engine) % 10}"
+            colour = pyplot.colormaps["tab20"](engines.index(measured.engine))
             rates = [point.queries_per_s for point in measured.points]
             recalls = [point.ann_recall_at_10 for point in measured.points]
             panel.plot(rates, recalls, color=colour, linewidth=0.8)

@@ -101,7 +101,7 @@ class IndexSettings(Settings):
     hnsw_m: Annotated[int, Field(ge=4, le=128)] = 32
     ef_construction: Annotated[int, Field(ge=8)] = 200
     ef_search: Annotated[int, Field(ge=8)] = 128
-    ivf_probes: Annotated[int, Field(ge=1)] = 128
+    ivf_probes: Annotated[int, Field(ge=1)] = 256
     search_threads: Annotated[int, Field(ge=1)] = 1  # for one search; concurrent searches each have their own
     keep_versions: Annotated[int, Field(ge=1)] = 3  # the last ones, besides the one in use
     chunk_items: Annotated[int, Field(ge=1)] = 512  # items embedded between two checkpoints of an ingest

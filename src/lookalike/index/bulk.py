@@ -11,7 +11,7 @@ Best = tuple[NDArray[np.float32], NDArray[np.int64]]
 
 _QUERIES_AT_ONCE, _ROWS_AT_ONCE = 512, 65_536  # of the similarities that lie in memory: 134 MB
 _LONGEST_GROUP = 64
-_GROUPS_PER_K = 8
+_GROUPS_PER_K = 4
 
 
 def bulk_search(vectors: NDArray[np.float32], queries: NDArray[np.float32], k: int, threads: int) -> Best:
@@ -53,28 +53,18 @@ def _search_some(
 def best_columns(values: NDArray[np.float32], k: int) -> Best:
     """Return the `k` biggest of each row of `values` `(n, columns)`, the biggest first, and their columns.
 
-    The columns are laid into groups. A group that holds one of the `k` biggest is itself among the `k` groups of the
-    biggest maxima, so that only their members are compared: one quick pass over all, and a selection among few.
+    The columns are laid into groups. The `k`-th biggest of the groups' maxima is a floor that `k` values reach, so that
+    only the few above it are sorted: two quick passes over all.
     """
-    columns = values.shape[1]
-    size = min(_LONGEST_GROUP, columns // (_GROUPS_PER_K * k))
-    if size < 2:
-        best = np.argpartition(values, columns - k, axis=1)[:, columns - k :]
-    else:
-        candidates = _members_of_best_groups(values, k, size)
-        few = np.take_along_axis(values, candidates, 1)
-        chosen = np.argpartition(few, few.shape[1] - k, axis=1)[:, few.shape[1] - k :]
-        best = np.take_along_axis(candidates, chosen, 1)
-    found = np.take_along_axis(values, best, 1)
-    order = np.argsort(-found, axis=1)
-    return np.take_along_axis(found, order, 1), np.take_along_axis(best, order, 1)
-
-
-def _members_of_best_groups(values: NDArray[np.float32], k: int, size: int) -> NDArray[np.int64]:
     rows, columns = values.shape
-    groups = columns // size  # a group is every `groups`-th column; those left over at the end are candidates anyway
+    size = max(1, min(_LONGEST_GROUP, columns // (_GROUPS_PER_K * k)))
+    groups = columns // size  # a group is every `groups`-th column
     maxima = values[:, : size * groups].reshape(rows, size, groups).max(axis=1)
-    best = np.argpartition(maxima, groups - k, axis=1)[:, groups - k :]
-    members = (best[:, None, :] + groups * np.arange(size)[:, None]).reshape(rows, -1)
-    left_over = np.broadcast_to(np.arange(size * groups, columns), (rows, columns - size * groups))
-    return np.concatenate([members, left_over], axis=1)
+    floors = np.partition(maxima, groups - k, axis=1)[:, groups - k]
+    best, found = np.empty((rows, k), dtype=np.float32), np.empty((rows, k), dtype=np.int64)
+    for row, floor in enumerate(floors):
+        above = np.flatnonzero(values[row] >= floor)
+        order = np.argsort(-values[row, above])[:k]
+        found[row] = above[order]
+        best[row] = values[row, found[row]]
+    return best, found

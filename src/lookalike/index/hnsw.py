@@ -17,6 +17,7 @@ faiss: Any = typed_faiss  # its stubs leave out half of the classes
 # A filtered exact search took about .15 us a qualifying row, a filtered graph search about 8.5 us a unit of
 # efSearch (1280 dimensions; docs/adr/0002): exact is the faster while rows^2 <= 57 * ef_search * count.
 _EXACT_ROWS2_PER_EF = 57
+_FILTERED_EF = 2  # the nearest of few lie farther away and are more alike (docs/adr/0012)
 
 
 def build_graph(path: Path, vectors: NDArray[np.float32], build: BuildSettings, before: Before | None) -> None:
@@ -59,14 +60,14 @@ class Graph:
         if qualifying is not None:
             chosen = RowSelector(qualifying)
             # Of the ef nodes that are kept only the qualifying ones count: more are kept, the fewer qualify.
-            share = max(1, int(qualifying.sum())) / len(qualifying)
-            parameters = faiss.SearchParametersHNSW(sel=chosen.selector, efSearch=math.ceil(self._ef(k) / share))
+            wanted = _FILTERED_EF * self._ef(k) * len(qualifying) / max(1, int(qualifying.sum()))
+            parameters = faiss.SearchParametersHNSW(sel=chosen.selector, efSearch=math.ceil(wanted))
         similarities, rows = self._index.search(queries, k, params=parameters)
         return similarities, rows
 
     def exact_is_faster(self, qualifying: NDArray[np.bool_], k: int) -> bool:
         """Compare the two costs, as `Structure.exact_is_faster`."""
-        return int(qualifying.sum()) ** 2 <= _EXACT_ROWS2_PER_EF * self._ef(k) * len(qualifying)
+        return int(qualifying.sum()) ** 2 <= _EXACT_ROWS2_PER_EF * _FILTERED_EF * self._ef(k) * len(qualifying)
 
     def _ef(self, k: int) -> int:
         # A walk that keeps only k candidates finds the last of the k badly.
