@@ -28,7 +28,9 @@ def review(
 
         from lookalike.review.app import Review
     except ImportError as error:
-        raise SetupError(f"the review needs more packages: {error}", allowed="pip install lookalike[gateway]") from error
+        raise SetupError(
+            f"the review needs more packages: {error}", allowed="pip install lookalike[gateway]"
+        ) from error
     opened = open_source(source, root, imgroot, image_column, label_column)
     app = Review(opened).app(root / "web")
     typer.echo(f"{len(opened.cases)} cases of {opened.name}: http://127.0.0.1:{port} (Ctrl-C ends it)")

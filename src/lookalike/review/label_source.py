@@ -4,9 +4,9 @@ import json
 import shutil
 from collections import defaultdict
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from lookalike.errors import SetupError, wrong_fields
 from lookalike.labels.head import read_card
@@ -23,7 +23,7 @@ class _Example(BaseModel):
     part: str
     file_name: str
     path: Path
-    list: Path
+    listed_in: Annotated[Path, Field(alias="list")]
     line: int
     label: str
     scores: list[float]
@@ -57,7 +57,7 @@ class TaskSource:
             example = self._examples.get(name)
             if example is None or decision.action == "keep" or decision.label == example.label:
                 continue
-            gone[example.list].add(name)
+            gone[example.listed_in].add(name)
             if decision.action == "label":
                 come[self._list_of(decision.label, example.part)].append(name)
         changed = []
@@ -74,7 +74,7 @@ class TaskSource:
     def _list_of(self, label: str, part: str) -> Path:
         for example in self._examples.values():
             if (example.label, example.part) == (label, part):
-                return example.list
+                return example.listed_in
         raise SetupError(f"no list of the {part} images holds label {label!r}", allowed="add one to the task file")
 
 
@@ -134,7 +134,7 @@ def _case(example: _Example, labels: list[str], threshold: float) -> Case:
         score=score,
         support=example.scores[labels.index(example.label)],
         why=trouble(example.label, labels[best], score, threshold),
-        place=f"{example.list.name}:{example.line}",
+        place=f"{example.listed_in.name}:{example.line}",
     )
 
 

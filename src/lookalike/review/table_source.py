@@ -1,4 +1,4 @@
-"""A table as a source: a CSV with a column of images and one of labels, and where a model spoke, its label and score."""
+"""A table as a source: a CSV with a column of images, one of labels, and perhaps a model's label and score."""
 
 import csv
 import io
