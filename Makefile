@@ -55,14 +55,14 @@ serve: archives ## Start TorchServe with all models in the background
 web: serve ## Serve the page and the API in front of TorchServe, until interrupted
 	@$(BIN)/lookalike web --catalogue "$(IMAGES)"
 
-stop: ## Stop TorchServe
+stop: ## Stop TorchServe and the page
 	@$(BIN)/lookalike stop
 
-status: ## Say whether TorchServe runs and what is ready
+status: ## Say whether TorchServe and the page run and what is ready
 	@$(BIN)/lookalike status
 
-demo: archives index serve ## Everything: install, index real photos, serve, search (IMAGES=dir for your own)
-	@$(BIN)/lookalike demo
+demo: archives index serve ## Everything: install, index real photos, serve, search, open the page (IMAGES=dir for your own)
+	@$(BIN)/lookalike demo --catalogue "$(IMAGES)"
 
 browser: # Chromium, which the page is tested in
 	@command -v chromium >/dev/null || { \

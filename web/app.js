@@ -7,6 +7,7 @@ import { hitCard } from "./hits.js";
 import { Lookalike, LookalikeError } from "./lookalike.js";
 import { cut, openPhoto, shrink, UndrawablePhoto } from "./photo.js";
 import { Regions } from "./regions.js";
+import { showSamples } from "./samples.js";
 import { snippet } from "./snippets.js";
 import { showTiming } from "./timing.js";
 
@@ -303,7 +304,9 @@ function start() {
 }
 
 function greet() {
-  showCatalogue().catch(showError);
+  const onPhoto = (file) => !at("drop").hidden && take(file); // unless another photo came first
+  const shown = showSamples(at("samples"), service, { showThumbnail, onPhoto, onError: showError });
+  Promise.all([showCatalogue(), shown]).catch(showError);
 }
 
 function dragging(event, inside) {

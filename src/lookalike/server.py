@@ -5,7 +5,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -24,6 +23,7 @@ from lookalike.server_config import (
     ServerSettings,
     choose_addresses,
     java_command,
+    require_free,
     server_environment,
 )
 from lookalike.server_watch import wait_until_ready
@@ -32,6 +32,7 @@ STATE_FILE = "server.json"
 TERM_S, KILL_S = 10.0, 5.0
 BIND_ATTEMPTS = 3
 RUN_DIR_PREFIX = "lookalike-server-"
+OTHER_PORTS = "LOOKALIKE_SERVER_HOST, LOOKALIKE_SERVER_PORT and LOOKALIKE_SERVER_METRICS_PORT choose others"
 
 Say = Callable[[str], None]
 
@@ -174,7 +175,7 @@ def _launch(models: Mapping[str, Path], files: ServerFiles, settings: ServerSett
 
 def _addresses(files: ServerFiles, settings: ServerSettings) -> Addresses:
     for port in (settings.port, settings.metrics_port):
-        _require_free(settings.host, port)
+        require_free(settings.host, port, OTHER_PORTS)
     files.logs.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.gettempdir())
     remove_left_over(temporary)
@@ -190,19 +191,6 @@ def remove_left_over(temporary: Path, older_than_s: float = 60) -> None:
         old = time.time() - status.st_mtime > older_than_s
         if old and status.st_uid == os.getuid() and not server_processes(folder):
             shutil.rmtree(folder, ignore_errors=True)
-
-
-def _require_free(host: str, port: int) -> None:
-    with socket.socket() as probe:
-        # As the JVM does: a port whose last connections only linger is free.
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise SetupError(
-                f"{host}:{port} cannot be used: {error.strerror}",
-                allowed="LOOKALIKE_SERVER_HOST, LOOKALIKE_SERVER_PORT and LOOKALIKE_SERVER_METRICS_PORT choose others",
-            ) from error
 
 
 def _spawn(

@@ -26,6 +26,7 @@ from lookalike.gateway.openapi import show_openapi
 from lookalike.gateway.page import Page
 from lookalike.gateway.proxy import Proxy
 from lookalike.gateway.publisher import Publisher
+from lookalike.gateway.samples import Samples
 from lookalike.gateway.settings import GatewaySettings
 from lookalike.gateway.snapshots import Snapshots
 from lookalike.gateway.thumbnails import Thumbnails
@@ -140,10 +141,12 @@ def _catalogue_routes(
 
     parts.closing.append(close)
     thumbnails = Thumbnails(settings, view, ReadableFiles(settings.catalogue_roots, images), pool, metrics)
+    samples = Samples(settings, admission, view, thumbnails, pool)
     items = ItemEndpoints(settings, admission, view, images, thumbnails, publisher, pool)
     index = IndexEndpoints(settings, admission, view, Snapshots(settings.index_dir, images), upstream, writer)
     return [
         Route("/index", ByMethod(GET=index.index)),
+        Route("/samples", ByMethod(GET=samples.reply)),
         Route("/items", ByMethod(GET=items.list_items)),
         Route("/items/batch", ByMethod(POST=items.batch)),
         Route("/items/{item_id:path}", ByMethod(GET=items.get, PUT=items.put, DELETE=items.delete)),

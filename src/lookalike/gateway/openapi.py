@@ -36,6 +36,7 @@ _MODELS: tuple[type[BaseModel], ...] = (
     item_schemas.ItemBatch,
     item_schemas.CatalogueItem,
     item_schemas.ItemsPage,
+    item_schemas.SampleItems,
     item_schemas.ItemEdited,
     item_schemas.ItemsEdited,
     item_schemas.IndexState,
@@ -127,6 +128,7 @@ def _paths() -> _JSON:
         **{f"/predictions/{model}": {"post": _model(model)} for model in OPTIONS_OF},
         **{f"/predictions/{model}/1.0/info": {"get": _info(model)} for model in OPTIONS_OF},
         **{f"/predictions/{model}/1.0/healthz": {"get": _model_health()} for model in OPTIONS_OF},
+        "/samples": {"get": _operation("Offer a few items to search by", _READ, {200: "SampleItems", 304: None})},
         "/items": {"get": _operation("List the items", _ADMIN, {200: "ItemsPage"}, parameters=[limit, cursor])},
         "/items/batch": {
             "post": _operation("Change many items", _ADMIN, {200: "ItemsEdited"}, body=_json_body("ItemBatch"))
