@@ -14,7 +14,7 @@ IMAGES ?= $(STAMPS)
 FAISS  ?= cpu
 ROOT_RUN := $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: k8s-validate k8s-e2e help setup models archives browser catalogue index serve web stop status demo test test-unit test-e2e lint type fmt lock bench clean
+.PHONY: k8s-validate k8s-e2e help setup models archives browser catalogue index serve web stop status demo screenshots test test-unit test-e2e lint type fmt lock bench clean
 
 help: ## Show this help
 	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  \033[1m%-12s\033[0m %s\n", $$1, $$2}'
@@ -69,6 +69,9 @@ browser: # Chromium, which the page is tested in
 	  echo "browser: installing Chromium by apt-get"; \
 	  $(ROOT_RUN) apt-get update -qq >/dev/null; \
 	  $(ROOT_RUN) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium >/dev/null; }
+
+screenshots: browser # The README's pictures of the page, from the running demo
+	@$(BIN)/python docs/pictures/take.py
 
 test: setup browser lint type models archives ## Check style and types, run every test
 	@$(BIN)/python -m pytest

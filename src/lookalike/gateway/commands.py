@@ -9,6 +9,7 @@ import yaml
 
 from lookalike.errors import SetupError
 from lookalike.gateway.process import OTHER_PORT, GatewayProcess, start_gateway, stop_gateway
+from lookalike.labels.head import CARD_FILE
 from lookalike.server import running_server
 from lookalike.server_config import ServerFiles, require_free
 
@@ -68,6 +69,8 @@ def _settings(root: Path, config: Path | None, port: int | None, catalogue: Sequ
         "index_dir": files.index_dir,
         "cache_dir": files.state / "cache/thumbnails",
     }
+    # Which of them are served, their server is asked.
+    section["label_tasks"] = [path.parent.name for path in sorted(root.glob(f"var/models/*/{CARD_FILE}"))]
     if (server := running_server(files.state)) is not None:
         section["upstream_url"] = server.base_url
     section |= _read(config)

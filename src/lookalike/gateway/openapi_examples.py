@@ -46,6 +46,7 @@ EXAMPLES: dict[str, Any] = {
     "DetectorResponse": {"detections": [_DETECTION], "image": _IMAGE},
     "EmbedderResponse": {"embeddings": [[0.6, -0.8]], "dim": 2, "fingerprint": _FINGERPRINT},
     "MetadataResponse": {"descriptions": [{"attributes": [_ATTRIBUTE]}]},
+    "LabelResponse": {"label": "ants", "score": 0.99196, "sure": True, "scores": {"ants": 0.99196, "bees": 0.00804}},
     "IndexInfo": _INDEX,
     "ModelInfo": {
         "name": "embedder",
