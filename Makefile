@@ -19,7 +19,7 @@ TARGET       ?= cpu
 DOCKER_FLAGS ?=
 ROOT_RUN := $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: image image-test k8s-validate k8s-e2e help setup models archives browser catalogue index serve web stop status demo test test-unit test-e2e lint type fmt lock bench clean
+.PHONY: image image-test k8s-validate k8s-e2e help setup models archives browser catalogue index serve web stop status demo screenshots test test-unit test-e2e lint type fmt lock bench clean
 
 help: ## Show this help
 	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  \033[1m%-12s\033[0m %s\n", $$1, $$2}'
@@ -60,20 +60,23 @@ serve: archives ## Start TorchServe with all models in the background
 web: serve ## Serve the page and the API in front of TorchServe, until interrupted
 	@$(BIN)/lookalike web --catalogue "$(IMAGES)"
 
-stop: ## Stop TorchServe
+stop: ## Stop TorchServe and the page
 	@$(BIN)/lookalike stop
 
-status: ## Say whether TorchServe runs and what is ready
+status: ## Say whether TorchServe and the page run and what is ready
 	@$(BIN)/lookalike status
 
-demo: archives index serve ## Everything: install, index real photos, serve, search (IMAGES=dir for your own)
-	@$(BIN)/lookalike demo
+demo: archives index serve ## Everything: install, index real photos, serve, search, open the page (IMAGES=dir for your own)
+	@$(BIN)/lookalike demo --catalogue "$(IMAGES)"
 
 browser: # Chromium, which the page is tested in
 	@command -v chromium >/dev/null || { \
 	  echo "browser: installing Chromium by apt-get"; \
 	  $(ROOT_RUN) apt-get update -qq >/dev/null; \
 	  $(ROOT_RUN) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium >/dev/null; }
+
+screenshots: browser # The README's pictures of the page, from the running demo
+	@$(BIN)/python docs/pictures/take.py
 
 test: setup browser lint type models archives ## Check style and types, run every test
 	@$(BIN)/python -m pytest

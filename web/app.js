@@ -1,17 +1,20 @@
 // The search page: a photo comes in, its regions are found, the chosen one is cut from the original and searched.
 
-import { attributeChips, removableChips } from "./attributes.js";
+import { removableChips, showDescription } from "./attributes.js";
 import { watchCamera } from "./camera.js";
 import { element, formatBytes, refill } from "./dom.js";
+import { watchDrop } from "./drop.js";
 import { hitCard } from "./hits.js";
 import { Lookalike, LookalikeError } from "./lookalike.js";
 import { cut, openPhoto, shrink, UndrawablePhoto } from "./photo.js";
 import { Regions } from "./regions.js";
-import { snippet } from "./snippets.js";
+import { showSamples } from "./samples.js";
+import { watchSnippets } from "./snippets.js";
 import { showTiming } from "./timing.js";
 
 const TOP_K = 24;
 const MAX_REGIONS = 6;
+const LEAST_SHARE = 0.5; // of the best region's score: weaker ones lie over each other and hide the photo
 const KEY = "lookalike-api-key";
 
 const at = (id) => document.getElementById(id);
@@ -58,7 +61,7 @@ function show(bitmap) {
   canvas.height = Math.round(bitmap.height * scale);
   canvas.getContext("2d").drawImage(bitmap, 0, 0, canvas.width, canvas.height);
   regions.show(bitmap, []);
-  for (const id of ["stage", "toolbar"]) at(id).hidden = false;
+  for (const id of ["stage", "toolbar", "whole"]) at(id).hidden = false;
   at("drop").hidden = true;
 }
 
@@ -70,7 +73,8 @@ async function findRegions(signal) {
   const { detections, image } = await service.detect(small, { max_detections: MAX_REGIONS, signal });
   detectorMs = performance.now() - start;
   const scale = photo.bitmap.width / image.width;
-  regions.show(photo.bitmap, detections.map((found) => ({ ...found, box: found.box.map((edge) => edge * scale) })));
+  const clear = detections.filter(({ score }) => score >= LEAST_SHARE * detections[0].score);
+  regions.show(photo.bitmap, clear.map((found) => ({ ...found, box: found.box.map((edge) => edge * scale) })));
   if (regions.regions.length) regions.choose(regions.regions[0]);
   else searchWhole();
 }
@@ -84,6 +88,7 @@ async function searchUndrawable(signal) {
   for (const id of ["stage", "crop", "region-help"]) at(id).hidden = true;
   at("drop").hidden = true;
   at("toolbar").hidden = false;
+  at("whole").hidden = true;
   at("upload").textContent = `This browser cannot show the file, so it is sent as it is (${formatBytes(photo.file.size)}) and the service finds the subject.`;
   detectorMs = 0;
   searched = { blob: photo.file, options: {} };
@@ -141,9 +146,7 @@ function currentOptions() {
 
 function showResponse(response, outsideMs) {
   const described = response.attributes;
-  at("described").hidden = !described?.length;
-  at("name").textContent = response.product_display_name ?? "What the photo shows";
-  refill(at("attributes"), attributeChips(described, catalogue.attributes, addFilter));
+  showDescription(at("described"), response, catalogue.attributes, addFilter);
   showChips();
   const cards = response.hits.map((hit) => hitCard(hit, { showThumbnail, thresholds, described, examples, onFilter: addFilter, onExample: toggleExample }));
   refill(at("hits"), cards);
@@ -218,12 +221,15 @@ async function attempt(action) {
   under_way.abort();
   const mine = (under_way = new AbortController());
   at("error").hidden = true;
+  at("busy").hidden = false;
   try {
     await action(mine.signal);
   } catch (error) {
     if (mine.signal.aborted) return;
     at("hits").setAttribute("aria-busy", "false");
     showError(error);
+  } finally {
+    if (mine === under_way) at("busy").hidden = true;
   }
 }
 
@@ -240,9 +246,7 @@ function showError(error) {
   refill(at("hits"), []);
 }
 
-function say(text) {
-  at("status").textContent = text;
-}
+const say = (text) => (at("status").textContent = text);
 
 // --- the page itself -----------------------------------------------------------------------------------------------
 
@@ -255,25 +259,12 @@ async function showCatalogue() {
 
 function another() {
   under_way.abort();
-  for (const id of ["stage", "toolbar", "crop", "region-help", "described", "filters", "examples", "timing", "snippets", "nothing", "error"]) at(id).hidden = true;
+  for (const id of ["stage", "toolbar", "crop", "region-help", "described", "filters", "examples", "timing", "snippets", "nothing", "error", "busy"]) at(id).hidden = true;
   at("drop").hidden = false;
   at("upload").textContent = "";
   refill(at("hits"), []);
   say("Hits appear here.");
   at("choose").focus();
-}
-
-async function copySnippet(language) {
-  const code = snippet(language, base, { top_k: TOP_K, ...currentOptions() });
-  const pre = at("snippets").querySelector("pre");
-  pre.querySelector("code").textContent = code;
-  pre.hidden = false;
-  try {
-    await navigator.clipboard.writeText(code);
-    say("Copied. Save what is searched as photo.jpg beside it.");
-  } catch {
-    say("The browser did not allow copying: the code stands below.");
-  }
 }
 
 function start() {
@@ -286,11 +277,8 @@ function start() {
     file.value = ""; // the same file may be chosen again
   });
   watchCamera(at("camera"), at("camera-dialog"), take);
-  for (const name of ["dragenter", "dragover"]) document.addEventListener(name, (event) => dragging(event, true));
-  for (const name of ["dragleave", "drop"]) document.addEventListener(name, (event) => dragging(event, false));
-  document.addEventListener("drop", (event) => event.dataTransfer.files[0] && take(event.dataTransfer.files[0]));
-  document.addEventListener("paste", (event) => event.clipboardData.files[0] && take(event.clipboardData.files[0]));
-  for (const button of at("snippets").querySelectorAll("button")) button.addEventListener("click", () => copySnippet(button.dataset.language));
+  watchDrop(take);
+  watchSnippets(at("snippets"), base, () => ({ top_k: TOP_K, ...currentOptions() }), say);
   at("key-form").addEventListener("submit", (event) => {
     event.preventDefault();
     sessionStorage.setItem(KEY, at("key").value);
@@ -303,13 +291,9 @@ function start() {
 }
 
 function greet() {
-  showCatalogue().catch(showError);
-}
-
-function dragging(event, inside) {
-  if (![...event.dataTransfer.types].includes("Files")) return;
-  event.preventDefault();
-  document.body.classList.toggle("dragging", inside);
+  const onPhoto = (file) => !at("drop").hidden && take(file); // unless another photo came first
+  const shown = showSamples(at("samples"), service, { showThumbnail, onPhoto, onError: showError });
+  Promise.all([showCatalogue(), shown]).catch(showError);
 }
 
 start();

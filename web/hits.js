@@ -37,7 +37,7 @@ export function hitCard(hit, { showThumbnail, thresholds, described, examples, o
     "li",
     { className: word ? "hit" : "hit far", "data-item": hit.item_id },
     picture,
-    element("p", { className: "title" }, linked),
+    element("p", { className: "title", title }, linked),
     element("p", { className: "likeness" }, ...(word ? [element("strong", {}, word), " "] : []), hit.similarity.toFixed(2)),
     why(hit, described, onFilter),
     element("p", { className: "row" }, exampleButton(hit, title, "like", "More", examples, onExample), exampleButton(hit, title, "unlike", "Less", examples, onExample)),

@@ -88,6 +88,12 @@ export class Lookalike {
     return (await this.#send(this.thumbnailPath(itemId, edge), request, new Deadline(this.timeoutMs))).blob();
   }
 
+  /** Offer a few items to search by: `[{ item_id, title, thumbnail, picture }]`, the last two as paths. */
+  async samples({ signal } = {}) {
+    const reply = await this.#send("/samples", { method: "GET", headers: {}, signal }, new Deadline(this.timeoutMs));
+    return (await reply.json()).samples;
+  }
+
   /** Return the path of an item's picture: an item_id is one segment, whatever it holds. */
   thumbnailPath(itemId, edge = 256) {
     return `/items/${encodeURIComponent(itemId)}/thumbnail?edge=${edge}`;

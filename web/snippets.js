@@ -3,8 +3,26 @@
 const python = JSON.stringify; // numbers, texts, lists and objects of them are written alike in both languages
 const shell = (text) => `'${text.replaceAll("'", `'\\''`)}'`;
 
+// Copies the code of the button that is pressed; `options()` are those of the search on the page.
+export function watchSnippets(section, url, options, say) {
+  for (const button of section.querySelectorAll("button")) {
+    button.addEventListener("click", () => copy(section.querySelector("pre"), snippet(button.dataset.language, url, options()), say));
+  }
+}
+
+async function copy(pre, code, say) {
+  pre.querySelector("code").textContent = code;
+  pre.hidden = false;
+  try {
+    await navigator.clipboard.writeText(code);
+    say("Copied. Save what is searched as photo.jpg beside it.");
+  } catch {
+    say("The browser did not allow copying: the code stands below.");
+  }
+}
+
 // `options` are those of the search beside the image; those that are at their default are left out by the caller.
-export function snippet(language, url, options) {
+function snippet(language, url, options) {
   return { curl, python: pythonCode, javascript }[language](url, options);
 }
 

@@ -1,7 +1,9 @@
 """The demo: a photo that is not in the catalogue is searched over HTTP; the answer becomes a table and a picture."""
 
 import io
+import os
 import random
+import webbrowser
 from pathlib import Path
 from typing import Annotated
 
@@ -15,6 +17,7 @@ from lookalike.catalogue import printable
 from lookalike.config import ImageLimits
 from lookalike.contact_sheet import render_contact_sheet
 from lookalike.errors import CorruptImage, LookalikeError, NotReady, SetupError
+from lookalike.gateway.commands import serve_in_background
 from lookalike.images import decode_image
 from lookalike.index.faiss_index import open_index
 from lookalike.index.items import ItemRecord, Items
@@ -28,10 +31,10 @@ QUERY_QUALITY = 80  # a phone's JPEG, not a studio's
 SUBJECTS = 2
 _WITH_ALPHA = ("PNG", "WEBP")
 NEXT_STEPS = """
-look at   {sheet}
-go on     curl -s {url}/predictions/search -F image=@{query} -F top_k=3
+look at   {page} and {sheet}
+go on     curl -s {page}/predictions/search -F image=@{query} -F top_k=3
           make demo IMAGES=/path/to/your/images
-          docs/api.md, docs/index.md
+          docs/README.md
 stop      make stop"""
 
 
@@ -133,8 +136,10 @@ def demo(
     item: Annotated[str | None, typer.Option(help="The item to photograph; a random one when left out.")] = None,
     seed: Annotated[int, typer.Option(help="Chooses the item and draws the scene.")] = 7,
     out: Annotated[Path, typer.Option(help="Where the pictures go.")] = Path("var/demo"),
+    catalogue: Annotated[list[Path] | None, typer.Option(help="A folder that the page may show pictures of.")] = None,
+    browser: Annotated[bool, typer.Option(envvar="LOOKALIKE_DEMO_BROWSER", help="Open the page.")] = True,
 ) -> None:
-    """Search the running server with a photo that is not in the catalogue; show the hits."""
+    """Search the running server with a photo that is not in the catalogue, show the hits and open the page."""
     files, console = ServerFiles.of(root), Console()
     server = running_server(files.state)
     if server is None:
@@ -152,7 +157,17 @@ def demo(
     print_response(response, console)
     write_contact_sheet(query, response, items, out / "contact_sheet.png")
     console.print(_outcome(record, response))
-    console.print(NEXT_STEPS.format(sheet=out / "contact_sheet.png", query=out / "query.jpg", url=server.base_url))
+    page = serve_in_background(root, None, None, catalogue or ()).base_url
+    steps = NEXT_STEPS.format(page=page, sheet=out / "contact_sheet.png", query=out / "query.jpg")
+    console.print(steps, soft_wrap=True)  # a command that is broken over two lines cannot be copied
+    if browser:
+        open_in_browser(page)
+
+
+def open_in_browser(url: str) -> None:
+    """Open `url` where there is a screen; without one a browser would be one in text, and take the terminal."""
+    if os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"):
+        webbrowser.open(url)
 
 
 def _outcome(record: ItemRecord, response: SearchResponse) -> str:

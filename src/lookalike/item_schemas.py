@@ -58,6 +58,22 @@ class ItemsPage(Wire):
     next_cursor: str | None = None
 
 
+class SampleItem(Wire):
+    """An item to search by: the paths of its picture, small and at the size that a search needs."""
+
+    item_id: str
+    title: str | None = None
+    thumbnail: str
+    picture: str
+
+
+class SampleItems(Wire):
+    """Items spread over one index version, the same for everybody; none where the operator offers none."""
+
+    version: str
+    samples: list[SampleItem]
+
+
 class ItemOutcome(Wire):
     """What became of one change."""
 

@@ -174,6 +174,15 @@ class MetadataResponse(Wire):
     descriptions: list[Description]
 
 
+class LabelResponse(Wire):
+    """What `POST /predictions/<task>` returns; `scores` is in the order of the task's labels and sums to 1."""
+
+    label: str
+    score: float
+    sure: bool
+    scores: dict[str, float]
+
+
 class Likeness(Wire):
     """What a similarity means in words: the least cosine of each, calibrated for one embedder (its model card)."""
 

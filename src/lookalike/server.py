@@ -5,7 +5,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -24,6 +23,7 @@ from lookalike.server_config import (
     ServerSettings,
     choose_addresses,
     java_command,
+    require_free,
     server_environment,
 )
 from lookalike.server_watch import wait_until_ready
@@ -32,6 +32,7 @@ STATE_FILE = "server.json"
 TERM_S, KILL_S = 10.0, 5.0
 BIND_ATTEMPTS = 3
 RUN_DIR_PREFIX = "lookalike-server-"
+OTHER_PORTS = "LOOKALIKE_SERVER_HOST, LOOKALIKE_SERVER_PORT and LOOKALIKE_SERVER_METRICS_PORT choose others"
 
 Say = Callable[[str], None]
 
@@ -174,7 +175,7 @@ def _launch(models: Mapping[str, Path], files: ServerFiles, settings: ServerSett
 
 def _addresses(files: ServerFiles, settings: ServerSettings) -> Addresses:
     for port in (settings.port, settings.metrics_port):
-        _require_free(settings.host, port)
+        require_free(settings.host, port, OTHER_PORTS)
     files.logs.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.gettempdir())
     _require_executable(temporary)
@@ -197,19 +198,6 @@ def _require_executable(temporary: Path) -> None:
     # The JVM unpacks a native library there and starts its workers from there: it would fail without naming the cause.
     if os.statvfs(temporary).f_flag & os.ST_NOEXEC:
         raise SetupError(f"{temporary} is mounted noexec", allowed="TMPDIR: a folder whose files may be executed")
-
-
-def _require_free(host: str, port: int) -> None:
-    with socket.socket() as probe:
-        # As the JVM does: a port whose last connections only linger is free.
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise SetupError(
-                f"{host}:{port} cannot be used: {error.strerror}",
-                allowed="LOOKALIKE_SERVER_HOST, LOOKALIKE_SERVER_PORT and LOOKALIKE_SERVER_METRICS_PORT choose others",
-            ) from error
 
 
 def _spawn(

@@ -7,6 +7,7 @@ import typer
 
 from lookalike.archives import ArchiveSources, build_archives
 from lookalike.delivery.model_sets import verified_archives
+from lookalike.gateway.process import running_gateway, stop_gateway
 from lookalike.server import ServerProcess, become_server, running_server, start_server, stop_server
 from lookalike.server_config import ServerFiles, ServerSettings
 from lookalike.server_watch import what_is_missing
@@ -47,19 +48,23 @@ def serve(
 
 @app.command()
 def stop(root: Root = HERE) -> None:
-    """Stop TorchServe; nothing to do is a success."""
-    typer.echo("stopped" if stop_server(ServerFiles.of(root).state) else "not running")
+    """Stop TorchServe, and the gateway that runs in the background; nothing to do is a success."""
+    state = ServerFiles.of(root).state
+    if stop_gateway(state):
+        typer.echo("gateway stopped")
+    typer.echo("stopped" if stop_server(state) else "not running")
 
 
 @app.command()
 def status(root: Root = HERE) -> None:
-    """Say whether TorchServe runs and what is not ready; exit code 1 unless all is."""
-    server = running_server(ServerFiles.of(root).state)
-    if server is None:
-        typer.echo("not running")
-        raise typer.Exit(1)
-    typer.echo(_told(server))
-    raise typer.Exit(1 if what_is_missing(server.base_url) else 0)
+    """Say whether TorchServe and the gateway run and what is not ready; exit code 1 unless TorchServe is."""
+    state = ServerFiles.of(root).state
+    server, gateway = running_server(state), running_gateway(state)
+    typer.echo(_told(server) if server else "not running")
+    if gateway is not None:
+        answers = "" if gateway.answers() else "does not answer, "
+        typer.echo(f"the page: {gateway.base_url} ({answers}pid {gateway.pid}, log {gateway.log_file})")
+    raise typer.Exit(1 if server is None or what_is_missing(server.base_url) else 0)
 
 
 def _told(server: ServerProcess) -> str:

@@ -144,6 +144,21 @@ def free_ports(host: str, count: int) -> list[int]:
         return [int(one.getsockname()[1]) for one in sockets]
 
 
+def require_free(host: str, port: int, remedy: str) -> None:
+    """Accept a port that can be bound.
+
+    Raises:
+        SetupError: it is taken or not this machine's, with `remedy` as what is allowed.
+    """
+    with socket.socket() as probe:
+        # As the servers do: a port whose last connections only linger is free.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise SetupError(f"{host}:{port} cannot be used: {error.strerror}", allowed=remedy) from error
+
+
 def read_properties(text: str) -> dict[str, str]:
     """Return the keys and values of a `.properties` file."""
     lines = (line.strip() for line in text.splitlines())

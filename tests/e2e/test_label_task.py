@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from lookalike.gateway.process import running_gateway, stop_gateway
 from lookalike.labels.folders import load_embedder, trained_dir
 from lookalike.labels.task import read_task
 from lookalike.server import running_server, stop_server
@@ -24,8 +25,8 @@ def project(tmp_path, monkeypatch) -> Path:
     """A project of its own with the built models of this one, and a trained task `colours`."""
     if not (EMBEDDER / "model.json").exists():
         pytest.fail(f"{EMBEDDER} is not built: run `make models`")
-    for name in ("PORT", "METRICS_PORT"):
-        monkeypatch.setenv(f"LOOKALIKE_SERVER_{name}", "0")
+    for name in ("SERVER_PORT", "SERVER_METRICS_PORT", "GATEWAY_PORT"):
+        monkeypatch.setenv(f"LOOKALIKE_{name}", "0")
     root = tmp_path / "project"
     (root / "var/models").mkdir(parents=True)
     for name in ("model_store", "handlers", "docker"):
@@ -50,5 +51,15 @@ def test_a_trained_task_is_served_by_one_command_and_again_after_a_restart(proje
             with urllib.request.urlopen(request, timeout=60) as reply:
                 answer = json.loads(reply.read())
             assert answer["label"] == "blue"
+        subprocess.run([LOOKALIKE, "web", "--root", project, "--background"], check=True, timeout=60)
+        gateway = running_gateway(project / "var")
+        assert gateway is not None
+        with urllib.request.urlopen(f"{gateway.base_url}/openapi.json", timeout=60) as reply:
+            operation = json.loads(reply.read())["paths"]["/predictions/colours"]["post"]
+        schema = operation["responses"]["200"]["content"]["application/json"]["schema"]
+        assert schema["properties"]["label"]["enum"] == ["red", "blue"]
+        subprocess.run([LOOKALIKE, "stop", "--root", project], check=True, timeout=60)
+        assert running_gateway(project / "var") is None
     finally:
+        stop_gateway(project / "var")
         stop_server(project / "var")

@@ -3,133 +3,21 @@
 import base64
 import io
 import json
-import shutil
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
-from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
+from playwright.sync_api import Browser, Page, Route, expect
 
 from lookalike.gateway.index_view import IndexView
 from lookalike.gateway.keys import new_key
-from lookalike.schemas import SearchResponse
 from lookalike.server import ServerProcess
+from tests.e2e.browsing import box_of, choose, crop_on_page, crop_sent, scene, searched, settled
 from tests.e2e.catalogue_drawn import draw, encoded
 from tests.e2e.surroundings import ROOT
 from tests.gateway_running import running_gateway
-
-SIZES = {"desktop": {"width": 1280, "height": 900}, "phone": {"width": 390, "height": 844}}
-FLAGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-sync"]
-WAIT_MS = 20_000
-# The content policy lets no script fetch a blob: address, and Playwright sees no Blob that is sent: both are kept
-# as the page hands them to the browser.
-KEEP_BLOBS = """
-    window.shown = new Map();
-    const make = URL.createObjectURL;
-    URL.createObjectURL = (blob) => { const url = make(blob); window.shown.set(url, blob); return url; };
-    const plain = window.fetch;
-    window.fetch = (url, request) => {
-        if (String(url).endsWith('/predictions/search')) window.sent = request.body;
-        return plain(url, request);
-    };
-    window.bytesOf = async (blob) => {
-        const bytes = new Uint8Array(await blob.arrayBuffer());
-        return btoa(Array.from(bytes, (byte) => String.fromCharCode(byte)).join(''));
-    };
-"""
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    path = shutil.which("chromium")
-    if path is None:
-        pytest.skip("there is no chromium: `make browser` installs it")
-    # Of the module, not the session: Playwright's loop would still run when asynchronous tests start theirs.
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=[*FLAGS, "--use-fake-device-for-media-stream"])
-        yield browser
-        browser.close()
-
-
-@pytest.fixture(scope="module")
-def gateway(server: ServerProcess, index_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The gateway with the page, before the real server; anyone may search."""
-    catalogue = Path(IndexView(index_dir).item("disc-red").path).parent
-    settings = {"catalogue_roots": [catalogue], "cache_dir": tmp_path_factory.mktemp("cache"), "rate": ""}
-    with running_gateway(
-        upstream_url=server.base_url, index_dir=index_dir, web_dir=ROOT / "web", thumbnail_rate="", **settings
-    ) as url:
-        yield url
-
-
-@pytest.fixture(params=SIZES)
-def page(request: pytest.FixtureRequest, browser: Browser, gateway: str) -> Iterator[Page]:
-    """The page, opened; a script error or a refusal by the content policy fails the test."""
-    dark = request.param == "phone"
-    context = browser.new_context(
-        viewport=SIZES[request.param],
-        has_touch=dark,
-        color_scheme="dark" if dark else "light",
-        permissions=["clipboard-read", "clipboard-write", "camera"],
-    )
-    context.set_default_timeout(WAIT_MS)
-    context.add_init_script(KEEP_BLOBS)
-    page, wrong = context.new_page(), []
-    page.on("pageerror", lambda error: wrong.append(str(error)))
-    page.on("console", lambda told: wrong.append(told.text) if "Content Security Policy" in told.text else None)
-    page.goto(gateway)
-    yield page
-    context.close()
-    assert wrong == []
-
-
-def scene() -> Image.Image:
-    """Return a photo of two things: a red ring on the left, a blue cross on the right."""
-    wide = Image.new("RGB", (1400, 700), (225, 225, 220))
-    wide.paste(draw("ring", "red", seed=5).resize((560, 560)), (60, 70))
-    wide.paste(draw("cross", "blue", seed=6).resize((560, 560)), (780, 70))
-    return wide
-
-
-def choose(page: Page, picture: bytes, name: str = "photo.jpg") -> None:
-    page.set_input_files("#file", {"name": name, "mimeType": "image/jpeg", "buffer": picture})
-
-
-def settled(page: Page) -> None:
-    """Wait until hits are on the page and no search is under way."""
-    expect(page.locator("#status")).to_contain_text("hits among 36 items")
-    expect(page.locator("#hits")).to_have_attribute("aria-busy", "false")
-
-
-def searched(page: Page, act: Any) -> SearchResponse:
-    """Do something that starts a search; return its answer when the page shows it."""
-    # The client sends again what was answered with 503: the machine may be busy.
-    with page.expect_response(lambda reply: reply.url.endswith("/predictions/search") and reply.ok) as caught:
-        act()
-    response = SearchResponse.model_validate_json(caught.value.body())
-    settled(page)
-    return response
-
-
-def crop_on_page(page: Page) -> bytes:
-    """Return the bytes of the picture that the page shows as what is searched."""
-    shown = "window.bytesOf(window.shown.get(document.querySelector('#crop img').src))"
-    return base64.b64decode(page.evaluate(shown))
-
-
-def crop_sent(page: Page) -> bytes:
-    """Return the bytes that the last search sent."""
-    return base64.b64decode(page.evaluate("window.bytesOf(window.sent)"))
-
-
-def box_of(page: Page) -> dict[str, float]:
-    box = page.locator(".region[aria-pressed=true]").bounding_box()
-    assert box is not None
-    return box
 
 
 def test_a_photo_is_searched_by_its_best_region_and_the_bytes_sent_are_those_shown(page: Page) -> None:
@@ -226,6 +114,8 @@ def test_a_bad_upload_is_told_and_the_page_goes_on(page: Page, name: str) -> Non
     choose(page, b"this is no picture", name)
     expect(page.locator("#error")).to_contain_text("Allowed: ")
     expect(page.locator("#error")).to_contain_text("JPEG")
+    # The browser cannot cut what it cannot show.
+    expect(page.get_by_role("button", name="Whole photo")).to_be_hidden()
     searched(page, lambda: choose(page, encoded(draw("disc", "green", seed=5))))
     expect(page.locator("#error")).to_be_hidden()
 

@@ -1,6 +1,9 @@
 """The demo photographs an item of any format, as a person sees it, and says what it cannot read."""
 
 import io
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -45,3 +48,14 @@ def test_an_item_that_is_too_large_or_no_image_is_refused_by_its_id(tmp_path: Pa
     for data in (encode(Image.new("1", (20_000, 20_000)), "PNG"), b"no image"):
         with pytest.raises(SetupError, match="item the-item: "):
             photograph(tmp_path / "item", data)
+
+
+@pytest.mark.parametrize("screen", [{"DISPLAY": ":0"}, {"WAYLAND_DISPLAY": "wayland-0"}, {}])
+def test_the_page_is_opened_where_there_is_a_screen(tmp_path: Path, screen: dict[str, str]) -> None:
+    browser, opened = tmp_path / "browser", tmp_path / "opened"
+    browser.write_text(f'#!/bin/sh\nprintf %s "$1" > {opened}\n')
+    browser.chmod(0o700)
+    code = "from lookalike.demo import open_in_browser; open_in_browser('http://127.0.0.1:8090')"
+    environment = {"PATH": os.environ["PATH"], "BROWSER": str(browser), **screen}
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True, timeout=60)
+    assert (opened.read_text() if opened.exists() else None) == ("http://127.0.0.1:8090" if screen else None)

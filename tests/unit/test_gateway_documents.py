@@ -7,6 +7,8 @@ import pytest
 from jsonschema import Draft202012Validator
 from openapi_spec_validator import OpenAPIV31SpecValidator
 from prometheus_client import Metric
+from starlette.requests import Request
+from starlette.responses import Response
 
 from lookalike.errors import LookalikeError
 from lookalike.gateway.envelope import SECURITY_HEADERS
@@ -15,9 +17,11 @@ from lookalike.gateway.openapi import document
 from lookalike.gateway.openapi_examples import EXAMPLES
 from lookalike.gateway.settings import GatewaySettings
 from lookalike.options import OPTIONS_OF
+from lookalike.preprocessing import Preprocess
 from lookalike.rows import STRUCTURED
+from lookalike.schemas import ModelInfo
 from lookalike.server_config import read_properties
-from tests.gateway_running import client_of, running_gateway
+from tests.gateway_running import client_of, running_gateway, standing_behind
 
 ROOT = Path(__file__).parents[2]
 GATEWAY_PAGE, API_PAGE = (ROOT / "docs/gateway.md").read_text(), (ROOT / "docs/api.md").read_text()
@@ -66,6 +70,34 @@ def test_every_path_of_the_document_is_on_the_page(path):
     if path.startswith("/predictions/"):
         return
     assert path.removesuffix("{name}") in GATEWAY_PAGE
+
+
+def test_a_label_task_is_in_the_document_while_it_is_served():
+    serving = {"ants-or-bees": True}
+
+    async def answer(request: Request) -> Response:
+        task = request.url.path.split("/")[2]
+        if request.url.path != f"/predictions/{task}/1.0/info" or not serving.get(task):
+            return Response("{}", 404, media_type="application/json")
+        preprocess = Preprocess(height_px=8, width_px=8, mean=(0, 0, 0), std=(1, 1, 1))
+        card = ModelInfo(name=task, version="1.0", fingerprint="a", preprocess=preprocess, labels=["ants", "bees"])
+        return Response(card.model_dump_json(), media_type="application/json")
+
+    with standing_behind() as (behind, server):
+        server.answer = answer
+        settings = {"label_tasks": ["ants-or-bees", "not-served"], "health_cache_s": 0}
+        with running_gateway(upstream_url=behind, **settings) as url, client_of(url) as client:
+            told = client.get("/openapi.json").json()
+            OpenAPIV31SpecValidator(copy.deepcopy(told)).validate()
+            answered = told["paths"]["/predictions/ants-or-bees"]["post"]["responses"]["200"]
+            content = answered["content"]["application/json"]
+            validator = Draft202012Validator({**content["schema"], "components": told["components"]})
+            validator.validate(content["example"])
+            assert not validator.is_valid(content["example"] | {"label": "wasps"})
+            assert "/predictions/ants-or-bees/1.0/healthz" in told["paths"]
+            assert not any("not-served" in path for path in told["paths"])
+            serving.clear()
+            assert client.get("/openapi.json").json() == document()
 
 
 def test_every_path_of_the_document_is_served(tmp_path):

@@ -21,12 +21,14 @@ from lookalike.gateway.image_url import ImageFetcher, Resolve, system_resolve
 from lookalike.gateway.index_endpoints import IndexEndpoints
 from lookalike.gateway.index_view import ImageFiles, IndexView, ReadableFiles
 from lookalike.gateway.items import ItemEndpoints
+from lookalike.gateway.label_tasks import LabelTasks
 from lookalike.gateway.metrics import CONTENT_TYPE, GatewayMetrics
-from lookalike.gateway.openapi import show_openapi
 from lookalike.gateway.page import Page
 from lookalike.gateway.proxy import Proxy
 from lookalike.gateway.publisher import Publisher
+from lookalike.gateway.samples import Samples
 from lookalike.gateway.settings import GatewaySettings
+from lookalike.gateway.show_openapi import OpenApi
 from lookalike.gateway.snapshots import Snapshots
 from lookalike.gateway.thumbnails import Thumbnails
 from lookalike.gateway.upstream import Upstream
@@ -101,6 +103,7 @@ def _router(settings: GatewaySettings, metrics: GatewayMetrics, resolve: Resolve
         parts.closing.append(fetcher.close)
     routes: list[BaseRoute] = [
         *_own_routes(HealthCheck(upstream, settings.health_cache_s), admission, metrics),
+        Route("/openapi.json", ByMethod(GET=OpenApi(LabelTasks(settings, upstream)).show)),
         *_catalogue_routes(settings, metrics, admission, upstream, parts),
         Route("/predictions/{rest:path}", Proxy(settings, upstream, admission, fetcher, metrics)),
     ]
@@ -121,7 +124,6 @@ def _own_routes(health: HealthCheck, admission: Admission, metrics: GatewayMetri
         Route("/livez", ByMethod(GET=livez)),
         Route("/healthz", ByMethod(GET=health.healthz)),
         Route("/metrics", ByMethod(GET=show_metrics)),
-        Route("/openapi.json", ByMethod(GET=show_openapi)),
     ]
 
 
@@ -140,10 +142,12 @@ def _catalogue_routes(
 
     parts.closing.append(close)
     thumbnails = Thumbnails(settings, view, ReadableFiles(settings.catalogue_roots, images), pool, metrics)
+    samples = Samples(settings, admission, view, thumbnails, pool)
     items = ItemEndpoints(settings, admission, view, images, thumbnails, publisher, pool)
     index = IndexEndpoints(settings, admission, view, Snapshots(settings.index_dir, images), upstream, writer)
     return [
         Route("/index", ByMethod(GET=index.index)),
+        Route("/samples", ByMethod(GET=samples.reply)),
         Route("/items", ByMethod(GET=items.list_items)),
         Route("/items/batch", ByMethod(POST=items.batch)),
         Route("/items/{item_id:path}", ByMethod(GET=items.get, PUT=items.put, DELETE=items.delete)),

@@ -1,14 +1,20 @@
 """The commands `lookalike web` and `lookalike keys new`."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 import yaml
 
 from lookalike.errors import SetupError
+from lookalike.gateway.process import OTHER_PORT, GatewayProcess, start_gateway, stop_gateway
+from lookalike.labels.head import CARD_FILE
 from lookalike.server import running_server
-from lookalike.server_config import ServerFiles
+from lookalike.server_config import ServerFiles, require_free
+
+if TYPE_CHECKING:
+    from lookalike.gateway.settings import GatewaySettings
 
 app = typer.Typer()
 keys_app = typer.Typer(no_args_is_help=True, help="API keys of the gateway.")
@@ -23,10 +29,35 @@ def web(
     catalogue: Annotated[
         list[Path] | None, typer.Option(help="A folder that thumbnails may be made from; may be repeated.")
     ] = None,
+    background: Annotated[
+        bool, typer.Option("--background", help="Return when it answers; one that ran makes place.")
+    ] = False,
 ) -> None:
     """Serve the page and the API in front of TorchServe, until interrupted."""
+    if background:
+        typer.echo(f"the page: {serve_in_background(root, config, port, catalogue or ()).base_url}")
+        return
+    settings = _settings(root, config, port, catalogue or ())
+    from lookalike.gateway.serving import serve
+
+    require_free(settings.host, settings.port, OTHER_PORT)
+    serve(settings)
+
+
+def serve_in_background(root: Path, config: Path | None, port: int | None, catalogue: Sequence[Path]) -> GatewayProcess:
+    """Start the gateway anew in the background: what was set or built since the last start is in force."""
+    settings = _settings(root, config, port, catalogue)
+    state = ServerFiles.of(root).state
+    stop_gateway(state)
+    arguments = ["--root", str(root), *(["--config", str(config)] if config else [])]
+    arguments += [text for folder in catalogue for text in ("--catalogue", str(folder))]
+    return start_gateway(arguments, settings.host, settings.port, state)
+
+
+def _settings(root: Path, config: Path | None, port: int | None, catalogue: Sequence[Path]) -> "GatewaySettings":
     try:
-        from lookalike.gateway.serving import serve
+        import uvicorn  # noqa: F401  # what is missing is told before anything is started
+
         from lookalike.gateway.settings import GatewaySettings
     except ImportError as error:
         raise SetupError(
@@ -38,6 +69,8 @@ def web(
         "index_dir": files.index_dir,
         "cache_dir": files.state / "cache/thumbnails",
     }
+    # Which of them are served, their server is asked.
+    section["label_tasks"] = [path.parent.name for path in sorted(root.glob(f"var/models/*/{CARD_FILE}"))]
     if (server := running_server(files.state)) is not None:
         section["upstream_url"] = server.base_url
     section |= _read(config)
@@ -45,7 +78,7 @@ def web(
         section["catalogue_roots"] = [*section.get("catalogue_roots", ()), *catalogue]
     if port is not None:
         section["port"] = port
-    serve(GatewaySettings.load(section))
+    return GatewaySettings.load(section)
 
 
 @keys_app.command("new")

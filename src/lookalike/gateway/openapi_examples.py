@@ -46,6 +46,7 @@ EXAMPLES: dict[str, Any] = {
     "DetectorResponse": {"detections": [_DETECTION], "image": _IMAGE},
     "EmbedderResponse": {"embeddings": [[0.6, -0.8]], "dim": 2, "fingerprint": _FINGERPRINT},
     "MetadataResponse": {"descriptions": [{"attributes": [_ATTRIBUTE]}]},
+    "LabelResponse": {"label": "ants", "score": 0.99196, "sure": True, "scores": {"ants": 0.99196, "bees": 0.00804}},
     "IndexInfo": _INDEX,
     "ModelInfo": {
         "name": "embedder",
@@ -72,6 +73,17 @@ EXAMPLES: dict[str, Any] = {
     "ItemBatch": {"put": [{"item_id": "shoe-1", "image": _TINY_IMAGE}], "delete": ["shoe-0"]},
     "CatalogueItem": _ITEM,
     "ItemsPage": {"version": _VERSION, "count": 802, "items": [_ITEM], "next_cursor": "WyIwMDAwMDMiLCAxXQ"},
+    "SampleItems": {
+        "version": _VERSION,
+        "samples": [
+            {
+                "item_id": "animals/cat.png",
+                "title": "A cat.",
+                "thumbnail": "/items/animals%2Fcat.png/thumbnail?edge=128",
+                "picture": "/items/animals%2Fcat.png/thumbnail?edge=1024",
+            }
+        ],
+    },
     "ItemEdited": {"item_id": "shoe-1", "outcome": "added", "version": _VERSION},
     "ItemsEdited": {
         "version": _VERSION,

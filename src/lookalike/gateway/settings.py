@@ -36,6 +36,8 @@ class GatewaySettings(Settings):
     catalogue_roots: tuple[
         Path, ...
     ] = ()  # folders that thumbnails may be made from, besides the images sent to /items
+    samples: Annotated[int, Field(ge=0, le=48)] = 8  # items that are offered to search by; 0: none
+    label_tasks: tuple[Annotated[str, Field(pattern=r"^[a-z0-9_-]{1,64}(:[0-9.]{1,16})?$")], ...] = ()
     cache_dir: Path = Path("var/cache/thumbnails")
     cache_bytes: Annotated[int, Field(ge=0)] = 256_000_000
     threads: Annotated[int, Field(ge=1)] = 2  # that decode and resize

@@ -9,7 +9,7 @@ from PIL import Image
 from starlette.requests import Request
 from starlette.responses import Response
 
-from lookalike.errors import ImageGone, InvalidOption, Overloaded
+from lookalike.errors import ImageGone, InvalidOption, LookalikeError, Overloaded
 from lookalike.gateway.context import RequestContext
 from lookalike.gateway.index_view import IndexView, ReadableFiles
 from lookalike.gateway.metrics import GatewayMetrics
@@ -23,7 +23,7 @@ EDGES_PX = (64, 128, 256, 512, 1024)  # a free choice would fill the cache with 
 _DEFAULT_EDGE_PX = 256
 _QUALITY = 82
 _MAX_WAITING = 256
-_CACHE_CONTROL = "private, max-age=300"  # an item may be replaced; then the ETag differs
+CACHE_CONTROL = "private, max-age=300"  # an item may be replaced; then the ETag differs
 
 
 class Thumbnails:
@@ -57,10 +57,18 @@ class Thumbnails:
         finally:
             self._waiting -= 1
         etag = f'"{name}"'
-        headers = {"etag": etag, "cache-control": _CACHE_CONTROL, "vary": "accept"}
+        headers = {"etag": etag, "cache-control": CACHE_CONTROL, "vary": "accept"}
         if data is None:
             return Response(status_code=304, headers=headers)
         return Response(data, headers=headers, media_type=f"image/{kind}")
+
+    def can_show(self, item_id: str, edge_px: int) -> bool:
+        """Tell whether the item has a picture that can be made, which then lies in the cache."""
+        try:
+            self._find(item_id, edge_px, "webp", "")
+        except LookalikeError:
+            return False
+        return True
 
     def _find(self, item_id: str, edge_px: int, kind: str, known: str) -> tuple[str, bytes | None]:
         """Return the picture's name, which is its ETag, and its bytes; None where the client names it as known."""

@@ -13,17 +13,8 @@ from lookalike.errors import InvalidRequest
 from lookalike.labels.head import LabelHead
 from lookalike.labels.prediction import read_scores
 from lookalike.rows import Reply, Row
-from lookalike.schemas import ModelInfo, NoOptions, Wire
+from lookalike.schemas import LabelResponse, ModelInfo, NoOptions
 from lookalike.services import warmed
-
-
-class LabelResponse(Wire):
-    """What `POST /predictions/<task>` returns; `scores` is in the order of the task's labels and sums to 1."""
-
-    label: str
-    score: float
-    sure: bool
-    scores: dict[str, float]
 
 
 class LabelService(ModelService[NDArray[np.float32]]):
