@@ -142,7 +142,7 @@ class Review:
         return self._state()
 
     async def _export(self, request: Request) -> Response:
-        changed = await run_in_threadpool(self._source.export, self._journal.decisions())
+        changed = await run_in_threadpool(self._source.export, self._journal.decisions(), self._journal.touched())
         return JSONResponse({"changed": [str(path) for path in changed]})
 
     def _state(self) -> Response:

@@ -1,6 +1,6 @@
 """A case is an image with the label it has, the label that a model gives it, and what a person decided of it."""
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -45,8 +45,11 @@ class Source(Protocol):
     def cases(self) -> list[Case]:
         """All cases, the hardest first; a case is known by its `name`."""
 
-    def export(self, decisions: dict[str, Decision]) -> list[Path]:
-        """Write the data with the decisions in them; return the files that changed. What was there is kept beside."""
+    def export(self, decisions: dict[str, Decision], touched: Set[str]) -> list[Path]:
+        """Write the data with the decisions in them; return the files that changed. What was there is kept beside.
+
+        A case in `touched` without a decision gets back what it had; all others stay as the files have them now.
+        """
 
 
 def trouble(label: str, guess: str, score: float, threshold: float) -> str:

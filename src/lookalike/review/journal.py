@@ -32,10 +32,12 @@ class Step(BaseModel, extra="forbid", frozen=True):
 class _State:
     done: list[Step]
     undone: list[Step]
+    touched: set[str]
 
     def take(self, step: Step) -> bool:
         """Follow one step; False where there is nothing to undo or redo."""
         if step.move == "do":
+            self.touched.update(step.names)
             self.done.append(step)
             self.undone.clear()
             return True
@@ -55,7 +57,7 @@ class Journal:
         Raises:
             SetupError: a line is none of a journal.
         """
-        self._file, self._state = file, _State([], [])
+        self._file, self._state = file, _State([], [], set())
         for step in _read(file):
             self._state.take(step)
 
@@ -82,6 +84,10 @@ class Journal:
                 else:
                     decided[name] = step.decision
         return decided
+
+    def touched(self) -> set[str]:
+        """Return the cases that any step was about, undone ones included: where they stand is for the review to say."""
+        return self._state.touched
 
     def _append(self, step: Step) -> bool:
         self._file.parent.mkdir(parents=True, exist_ok=True)

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections import defaultdict
+from collections.abc import Set
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -44,7 +44,7 @@ class TaskSource:
         self._examples = {example.file_name: example for example in _read_examples(trained / "examples.json")}
         self.cases = hardest_first([_case(example, card.labels, card.threshold) for example in self._examples.values()])
 
-    def export(self, decisions: dict[str, Decision]) -> list[Path]:
+    def export(self, decisions: dict[str, Decision], touched: Set[str]) -> list[Path]:
         """Rewrite the lists that change, each one's first state kept as `<list>.before-review`.
 
         A relabelled image goes to the first list of its new label in the same part (training or evaluation).
@@ -52,24 +52,24 @@ class TaskSource:
         Raises:
             SetupError: there is no list of the new label, or a list cannot be read.
         """
-        gone, come = defaultdict[Path, set[str]](set), defaultdict[Path, list[str]](list)
-        for name, decision in decisions.items():
-            example = self._examples.get(name)
-            if example is None or decision.action == "keep" or decision.label == example.label:
-                continue
-            gone[example.listed_in].add(name)
-            if decision.action == "label":
-                come[self._list_of(decision.label, example.part)].append(name)
+        homes = {name: self._home(name, decisions.get(name)) for name in sorted(touched & self._examples.keys())}
         changed = []
-        for file in sorted(gone.keys() | come.keys()):
+        for file in sorted({example.listed_in for example in self._examples.values()}):
             before = [name for _, name in read_names(file)]
-            after = [name for name in before if name not in gone[file]]
-            after += [name for name in come[file] if name not in after]
+            after = [name for name in before if homes.get(name, file) == file]
+            after += [name for name, home in homes.items() if home == file and name not in after]
             if after != before:
                 keep_first_state(file)
                 write_names(file, after)
                 changed.append(file)
         return changed
+
+    def _home(self, name: str, decision: Decision | None) -> Path | None:
+        """Return the list that an image belongs to; None when it is weeded out."""
+        example = self._examples[name]
+        if decision is None or decision.action == "keep" or decision.label == example.label:
+            return example.listed_in
+        return None if decision.action == "weed" else self._list_of(decision.label, example.part)
 
     def _list_of(self, label: str, part: str) -> Path:
         for example in self._examples.values():
@@ -93,7 +93,7 @@ class PredictionSource:
         self.journal_file = file.with_name(f"{file.stem}.review.jsonl")
         self.cases = hardest_first([_predicted_case(entry, imgroot) for entry in self._entries])
 
-    def export(self, decisions: dict[str, Decision]) -> list[Path]:
+    def export(self, decisions: dict[str, Decision], touched: Set[str]) -> list[Path]:
         """Write the lists anew: a decided image stands in its label's, an undecided one where its score puts it."""
         lists: dict[str, list[str]] = {label: [] for label in [*self.labels, "inconclusive"]}
         for entry in self._entries:
@@ -118,9 +118,13 @@ class PredictionSource:
 
 def keep_first_state(file: Path) -> None:
     """Keep what a file holds before the first export, once."""
-    backup = file.with_name(file.name + BACKUP_SUFFIX)
-    if not backup.exists():
-        shutil.copy2(file, backup)
+    if not backup_of(file).exists():
+        shutil.copy2(file, backup_of(file))
+
+
+def backup_of(file: Path) -> Path:
+    """Return where the first state of a file is kept."""
+    return file.with_name(file.name + BACKUP_SUFFIX)
 
 
 def _case(example: _Example, labels: list[str], threshold: float) -> Case:

@@ -2,13 +2,14 @@
 
 import csv
 import io
+from collections.abc import Set
 from pathlib import Path
 
 from lookalike.errors import SetupError
 from lookalike.index.durable import replace_file
 from lookalike.review.cases import Case, hardest_first, trouble
 from lookalike.review.journal import Decision
-from lookalike.review.label_source import keep_first_state
+from lookalike.review.label_source import backup_of, keep_first_state
 
 GUESS, SCORE = "predicted", "confidence"
 SURE = 0.5
@@ -24,32 +25,44 @@ class TableSource:
             SetupError: the file cannot be read, lacks a column, or names an image twice.
         """
         self._file, self._image, self._label = file, image_column, label_column
-        self._columns, self._rows = _read_table(file, [image_column, label_column])
+        needed = [image_column, label_column]
+        _, now = _read_table(file, needed)
+        before = _read_table(backup_of(file), needed)[1] if backup_of(file).exists() else now
+        self._first = {row[image_column]: row for row in before}
+        # The first labels are what is reviewed; rows that an earlier export took out can come back.
+        self._rows = [*self._first.values(), *(row for row in now if row[image_column] not in self._first)]
         self.name = f"{file.name}: {label_column}"
         self.journal_file = file.with_name(f"{file.name}.{label_column}.review.jsonl")
         self.labels = sorted({row[label_column] for row in self._rows if row[label_column]})
         self.cases = hardest_first([self._case(number, row, imgroot) for number, row in enumerate(self._rows, start=2)])
 
-    def export(self, decisions: dict[str, Decision]) -> list[Path]:
+    def export(self, decisions: dict[str, Decision], touched: Set[str]) -> list[Path]:
         """Write the table anew; its first state is kept as `<file>.before-review`."""
-        rows, changed = [], False
-        for row in self._rows:
-            decision = decisions.get(row[self._image])
-            changed |= decision is not None and decision.action == "weed"
-            if decision is not None and decision.action == "weed":
-                continue
-            label = decision.label if decision is not None and decision.action == "label" else row[self._label]
-            changed |= label != row[self._label]
-            rows.append({**row, self._label: label})
-        if not changed:
+        columns, now = _read_table(self._file, [self._image, self._label])
+        there = {row[self._image]: row for row in now}
+        lost = [name for name in self._first if name in touched and name not in there]
+        rows = [self._decided(there.get(name) or self._first[name], decisions, touched) for name in [*there, *lost]]
+        kept = [row for row in rows if row is not None]
+        if kept == now:
             return []
         text = io.StringIO(newline="")
-        writer = csv.DictWriter(text, self._columns, lineterminator="\n")
+        writer = csv.DictWriter(text, columns, lineterminator="\n")
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows(kept)
         keep_first_state(self._file)
         replace_file(self._file, text.getvalue().encode())
         return [self._file]
+
+    def _decided(self, row: dict[str, str], decisions: dict[str, Decision], touched: Set[str]) -> dict[str, str] | None:
+        """Return a row as it is decided; None when it is weeded out."""
+        name = row[self._image]
+        if name not in touched or name not in self._first:
+            return row
+        decision = decisions.get(name, Decision(action="keep"))
+        if decision.action == "weed":
+            return None
+        label = decision.label if decision.action == "label" else self._first[name][self._label]
+        return {**row, self._label: label}
 
     def _case(self, number: int, row: dict[str, str], imgroot: Path) -> Case:
         label, guess = row[self._label], row.get(GUESS, "")
