@@ -54,6 +54,13 @@ def pods(manifests: list[Manifest]) -> dict[str, Manifest]:
     return found
 
 
+def pod_labels(manifests: list[Manifest], workload: str) -> dict[str, str]:
+    """Return the labels of the pods that a workload makes."""
+    jobs = {name: one["spec"]["jobTemplate"] for name, one in of_kind(manifests, "CronJob").items()}
+    one = (of_kind(manifests, "Deployment") | jobs)[workload]
+    return one["spec"]["template"]["metadata"]["labels"]
+
+
 def containers(pod: Manifest) -> dict[str, Manifest]:
     """Return every container of a pod by name, those that run before it too."""
     return {one["name"]: one for one in [*pod.get("initContainers", []), *pod["containers"]]}

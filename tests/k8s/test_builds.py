@@ -19,7 +19,9 @@ CUSTOM = {"ServiceMonitor": ServiceMonitor, "PrometheusRule": PrometheusRule, "S
 LAST = ["all-in-one", "gpu"]
 # These only add manifests of their own, so that each other combination is built with all of them and with none.
 ADDING = ["index-build", "ingress", "monitoring", "network-policies"]
-FREE = [name for name in COMPONENTS if name not in (*LAST, *ADDING, "autoscaling", "autoscaling-keda")]
+# After those that change every workload there is; thumbnails changes the gateway.
+GATEWAY = ["gateway", "thumbnails"]
+FREE = [name for name in COMPONENTS if name not in (*LAST, *ADDING, *GATEWAY, "autoscaling", "autoscaling-keda")]
 
 
 def newest() -> int:
@@ -80,7 +82,8 @@ def combinations() -> list[tuple[str, ...]]:
     scaled: list[tuple[str, ...]] = [(), ("autoscaling",), ("autoscaling-keda",)]
     last = [(), ("all-in-one",), ("gpu",), ("all-in-one", "gpu")]
     added: list[tuple[str, ...]] = [(), tuple(ADDING)]
-    return [(*a, *b, *c, *d) for a, b, c, d in itertools.product(added, free, scaled, last)]
+    gateway = [tuple(GATEWAY[:n]) for n in range(len(GATEWAY) + 1)]
+    return [sum(chosen, ()) for chosen in itertools.product(added, free, scaled, gateway, last)]
 
 
 def make(folder: Path, components: tuple[str, ...]) -> list[Manifest]:
@@ -105,7 +108,8 @@ def test_every_combination_of_components_builds_and_is_valid(tmp_path: Path) -> 
     for number, chosen in enumerate(combinations()):
         manifests = make(tmp_path / str(number), chosen)
         deployments = of_kind(manifests, "Deployment").keys()
-        assert deployments == ({"router"} if "all-in-one" in chosen else {"router", "detector", "embedder", "metadata"})
+        workloads = {"router"} if "all-in-one" in chosen else {"router", "detector", "embedder", "metadata"}
+        assert deployments == workloads | ({"gateway"} & set(chosen))
         # The overlays hold each manifest to every version; here it is both ends.
         for manifest, version in itertools.product(manifests, (VERSIONS[0], VERSIONS[-1])):
             check(manifest, version)

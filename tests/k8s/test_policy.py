@@ -14,6 +14,7 @@ from tests.k8s.manifests import (
     environment,
     of_kind,
     overlay,
+    pod_labels,
     pods,
     server,
 )
@@ -30,6 +31,18 @@ on_gpus = pytest.mark.parametrize("name", ["staging", "production", "single-gpu"
 
 def deployments(name: str) -> dict[str, Manifest]:
     return of_kind(overlay(name), "Deployment")
+
+
+def servers(name: str) -> dict[str, Manifest]:
+    """Return the workloads that are TorchServe."""
+    found = {workload: one for workload, one in deployments(name).items() if workload != "gateway"}
+    assert "router" in found
+    return found
+
+
+def main_container(deployment: Manifest) -> Manifest:
+    (one,) = deployment["spec"]["template"]["spec"]["containers"]
+    return one
 
 
 @every_overlay
@@ -60,11 +73,19 @@ def test_no_pod_gets_a_token_and_each_workload_has_an_account_of_its_own(name: s
 
 
 @every_overlay
-def test_store_keys_never_reach_the_server(name: str) -> None:
-    for pod in pods(overlay(name)).values():
-        for container in pod["containers"]:
-            if container["name"] == "server":
-                assert "envFrom" not in container
+def test_store_keys_never_reach_what_serves(name: str) -> None:
+    for deployment in deployments(name).values():
+        assert "envFrom" not in main_container(deployment)
+
+
+@every_overlay
+def test_who_copies_from_the_store_gets_there_and_nobody_else(name: str) -> None:
+    manifests = overlay(name)
+    selector = of_kind(manifests, "NetworkPolicy")["store"]["spec"]["podSelector"]["matchLabels"]
+    assert selector == {"lookalike/store": "wanted"}
+    for workload, pod in pods(manifests).items():
+        copies = any("envFrom" in container for container in containers(pod).values())
+        assert (pod_labels(manifests, workload).get("lookalike/store") == "wanted") == copies, workload
 
 
 @every_overlay
@@ -79,7 +100,7 @@ def test_every_container_says_what_it_needs_and_no_image_floats(name: str) -> No
 
 @every_overlay
 def test_probes_start_patiently_ask_through_the_chain_and_end_only_a_dead_server(name: str) -> None:
-    for deployment in deployments(name).values():
+    for deployment in servers(name).values():
         one = server(deployment["spec"]["template"]["spec"])
         startup, ready, live = (one[f"{kind}Probe"] for kind in ("startup", "readiness", "liveness"))
         assert startup["httpGet"]["path"] == ready["httpGet"]["path"]
@@ -95,8 +116,9 @@ def test_probes_start_patiently_ask_through_the_chain_and_end_only_a_dead_server
 def test_a_pod_drains_for_longer_than_a_search_may_take(name: str) -> None:
     for workload, deployment in deployments(name).items():
         pod = deployment["spec"]["template"]["spec"]
-        pause = server(pod)["lifecycle"]["preStop"]["sleep"]["seconds"]
-        assert pause > DEADLINE_S + (0 if workload == "router" else DNS_CACHE_S)
+        pause = main_container(deployment)["lifecycle"]["preStop"]["sleep"]["seconds"]
+        reached_by_dns = workload not in ("router", "gateway")
+        assert pause > DEADLINE_S + (DNS_CACHE_S if reached_by_dns else 0)
         assert pod["terminationGracePeriodSeconds"] >= pause + 15
 
 
@@ -130,14 +152,15 @@ def test_every_variable_is_a_setting_that_the_program_knows(name: str) -> None:
         for settings in Settings.__subclasses__()
         for field in settings.model_fields
     }
-    for pod in pods(overlay(name)).values():
-        named = environment(containers(pod).get("server", {}))
+    for deployment in deployments(name).values():
+        named = environment(main_container(deployment))
         assert {variable for variable in named if variable.startswith("LOOKALIKE_")} <= known
 
 
 @every_overlay
 def test_routers_reach_models_through_headless_services_that_exist(name: str) -> None:
     services = of_kind(overlay(name), "Service")
+    services.pop("gateway", None)
     urls = [url for key, url in environment(server(pods(overlay(name))["router"])).items() if key.endswith("_URL")]
     assert len(urls) == len(services) - 1
     for url in urls:
@@ -157,7 +180,7 @@ def test_the_index_is_pulled_after_the_models_and_then_followed(name: str) -> No
 @on_gpus
 def test_a_roll_never_waits_for_a_gpu_that_is_in_use(name: str) -> None:
     found = 0
-    for deployment in deployments(name).values():
+    for deployment in servers(name).values():
         pod = deployment["spec"]["template"]["spec"]
         if "nvidia.com/gpu" not in server(pod)["resources"]["limits"]:
             continue
@@ -171,7 +194,7 @@ def test_a_roll_never_waits_for_a_gpu_that_is_in_use(name: str) -> None:
 
 
 def test_one_gpu_is_enough_for_single_gpu() -> None:
-    (router,) = deployments("single-gpu").values()
+    (router,) = servers("single-gpu").values()
     assert router["spec"]["replicas"] == 1
 
 
@@ -179,7 +202,8 @@ def test_one_gpu_is_enough_for_single_gpu() -> None:
 def test_a_pod_may_go_without_an_outage(name: str) -> None:
     scaled = of_kind(overlay(name), "HorizontalPodAutoscaler")
     for workload, deployment in deployments(name).items():
-        least = scaled[workload]["spec"]["minReplicas"] if scaled else deployment["spec"]["replicas"]
+        autoscaler = scaled.get(workload)
+        least = autoscaler["spec"]["minReplicas"] if autoscaler else deployment["spec"]["replicas"]
         assert least >= 2
         # The autoscaler's number and one of the manifest would fight at every apply.
-        assert ("replicas" in deployment["spec"]) != bool(scaled)
+        assert ("replicas" in deployment["spec"]) != bool(autoscaler)

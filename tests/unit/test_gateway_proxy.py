@@ -424,3 +424,19 @@ def test_whatever_is_sent_is_answered_in_form(world, method, path, name, value, 
     if code >= 400 and content:
         told = json.loads(content)
         assert told.get("ready") is False or told["error"]["code"]
+
+
+@pytest.mark.parametrize(("kept", "connections"), [(True, 1), (False, 3)])
+def test_a_connection_serves_the_next_request_only_where_it_may(kept, connections):
+    ports = []
+
+    async def answer(request: Request) -> Response:
+        ports.append(request.client.port)
+        return Response(b"{}")
+
+    with standing_behind() as (behind_url, behind):
+        behind.answer = answer
+        with running_gateway(upstream_url=behind_url, keep_connections=kept) as url:
+            for _ in range(3):
+                assert httpx.post(f"{url}/predictions/search", content=b"img").status_code == 200
+    assert len(set(ports)) == connections

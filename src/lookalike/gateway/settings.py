@@ -57,6 +57,7 @@ class GatewaySettings(Settings):
     body_timeout_s: Seconds = 120  # for the whole body
     send_timeout_s: Seconds = 60  # for a client that reads its answer slowly
     deadline_ms: Annotated[float, Field(gt=0)] = 10_000  # for the server behind, its queue included
+    keep_connections: bool = True  # for the next request to the server behind
     max_connections: Annotated[int, Field(ge=1)] = 64
     max_response_bytes: Annotated[int, Field(gt=0)] = 16_000_000
     health_cache_s: Annotated[float, Field(ge=0)] = 2

@@ -47,7 +47,11 @@ class Upstream:
 
     def __init__(self, settings: GatewaySettings) -> None:
         self._settings, self._base = settings, settings.upstream_url.rstrip("/")
-        connector = aiohttp.TCPConnector(limit=settings.max_connections, keepalive_timeout=_KEEP_ALIVE_S)
+        # Behind a Service of several pods each request gets a connection, and thereby a pod, of its own.
+        kept: dict[str, Any] = (
+            {"keepalive_timeout": _KEEP_ALIVE_S} if settings.keep_connections else {"force_close": True}
+        )
+        connector = aiohttp.TCPConnector(limit=settings.max_connections, **kept)
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_S)
         self._session = aiohttp.ClientSession(
             connector=connector,
