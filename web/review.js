@@ -1,5 +1,6 @@
 // The review page: a grid of hard cases; what a person decides is sent at once and can be undone.
 import { element, refill } from "./dom.js";
+import { ImageMap } from "./map.js";
 
 const $ = (id) => document.getElementById(id);
 const grid = $("cases");
@@ -8,6 +9,8 @@ let labels = [];
 let decisions = new Map(); // by the case's number
 let shown = []; // numbers, in the order of the grid
 const selected = new Set();
+let order = []; // numbers, as the view has them
+let groupOf = new Map(); // of near-duplicates, by number
 let anchor = 0; // where a selection with Shift begins: a place in `shown`
 
 async function ask(path, body) {
@@ -58,7 +61,8 @@ function verdict(decision) {
 function tile(number, place) {
   const { name, label, guess, score, why, place: listed } = cases[number];
   const decision = decisions.get(number);
-  const classes = ["case", why, decision ? "decided" : "", decision?.action === "weed" ? "weeded" : ""].filter(Boolean);
+  const starts = groupOf.has(number) && groupOf.get(number) !== groupOf.get(shown[place - 1]);
+  const classes = ["case", why, starts ? "group-start" : "", decision ? "decided" : "", decision?.action === "weed" ? "weeded" : ""].filter(Boolean);
   return element(
     "li",
     {
@@ -78,13 +82,13 @@ function tile(number, place) {
 }
 
 function draw() {
-  shown = cases.keys().filter(matches).toArray();
+  shown = order.filter(matches);
   for (const number of selected) if (!shown.includes(number)) selected.delete(number);
   refill(grid, shown.map(tile));
   $("progress").textContent = `${decisions.size} of ${cases.length} decided, ${shown.length} shown`;
   $("bar").max = Math.max(1, cases.length);
   $("bar").value = decisions.size;
-  if (!shown.length) grid.append(element("li", { className: "quiet", role: "option", "aria-selected": "false" }, "Nothing is left here: choose another reason, label or state."));
+  if (!shown.length) grid.append(element("li", { className: "quiet", role: "option", "aria-selected": "false" }, "Nothing is here: choose another view, reason, label or state."));
 }
 
 function focusPlace(place) {
@@ -160,6 +164,63 @@ async function writeBack() {
   });
 }
 
+// Asks what takes long, and tells how far it is.
+async function patiently(path) {
+  const timer = setInterval(async () => {
+    const { embedded, of } = await ask("looks");
+    $("message").textContent = embedded < of ? `Looking at the images: ${embedded} of ${of}` : "Nearly there …";
+  }, 1000);
+  try {
+    return await ask(path);
+  } finally {
+    clearInterval(timer);
+    mark();
+  }
+}
+
+let map = null;
+
+async function changeView() {
+  const view = $("view").value;
+  for (const [id, of] of [["similarity-field", "near-duplicates"], ["others", "near-duplicates"], ["dimension-field", "dimension"], ["map", "map"]]) $(id).hidden = view !== of;
+  await safely(async () => {
+    groupOf = new Map();
+    if (view === "near-duplicates") {
+      const { groups } = await patiently(`looks/near-duplicates?similarity=${encodeURIComponent($("similarity").value)}`);
+      order = groups.flat();
+      groups.forEach((group, at) => group.forEach((number) => groupOf.set(number, at)));
+    } else if (view === "dimension") {
+      ({ order } = await patiently(`looks/dimensions/${encodeURIComponent($("dimension").value)}`));
+    } else if (view === "map") {
+      map ??= new ImageMap($("map-canvas"), (number) => `cases/${number}/picture`, showMapped);
+      map.show((await patiently("looks/map")).positions);
+      order = [];
+    } else {
+      order = [...cases.keys()];
+    }
+    selected.clear();
+    draw();
+    mark();
+  });
+}
+
+function showMapped(numbers) {
+  order = numbers;
+  selected.clear();
+  draw();
+  mark();
+}
+
+function selectOthers() {
+  const seen = new Set();
+  selected.clear();
+  for (const number of shown) {
+    if (seen.has(groupOf.get(number))) selected.add(number);
+    seen.add(groupOf.get(number));
+  }
+  mark();
+}
+
 function toggleHelp() {
   $("help").hidden = !$("help").hidden;
   $("help-button").setAttribute("aria-expanded", String(!$("help").hidden));
@@ -170,7 +231,7 @@ function columns() {
 }
 
 function onKey(event) {
-  if (event.target.matches("input, select") || event.ctrlKey || event.metaKey || event.altKey) return;
+  if (event.target.matches("input, select, canvas") || event.ctrlKey || event.metaKey || event.altKey) return;
   const place = focusedPlace();
   const keys = {
     ArrowRight: () => focusPlace(place + 1),
@@ -201,6 +262,7 @@ function fill(select, values, all) {
 async function start() {
   const answer = await ask("cases");
   ({ cases, labels } = answer);
+  order = [...cases.keys()];
   $("name").textContent = answer.name;
   document.title = `Review: ${answer.name}`;
   fill($("why"), cases.map((one) => one.why), "all reasons");
@@ -213,6 +275,9 @@ async function start() {
 }
 
 for (const id of ["why", "label", "state"]) $(id).addEventListener("change", draw);
+for (const id of ["view", "similarity", "dimension"]) $(id).addEventListener("change", changeView);
+$("others").addEventListener("click", selectOthers);
+$("in-view").addEventListener("click", () => map?.selectSeen());
 $("keep").addEventListener("click", keep);
 $("accept").addEventListener("click", acceptGuess);
 $("weed").addEventListener("click", weed);

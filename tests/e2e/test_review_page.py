@@ -11,16 +11,22 @@ import uvicorn
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect
 
+from lookalike.image_embedder import WholeImageEmbedder
 from lookalike.labels.lists import read_names
 from lookalike.labels.task import read_task
 from lookalike.review.app import Review
 from lookalike.review.label_source import TaskSource
+from lookalike.review.looks import Looks
 from tests.e2e.conftest import SIZES, WAIT_MS
 from tests.e2e.surroundings import ROOT
 from tests.label_samples import colour_embedder, save_image, write_task
 
 train = pytest.importorskip("training.labels.train", reason="training needs the extra lookalike[train]")
 HOSTILE = "<img src=x onerror=alert(1)>.png"
+
+
+def colours() -> WholeImageEmbedder:
+    return WholeImageEmbedder("colours", colour_embedder())
 
 
 @pytest.fixture
@@ -40,7 +46,9 @@ def url(task_folder: Path) -> Iterator[str]:
     """The review's server, in a thread."""
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
-        app = Review(TaskSource(task_folder / "trained")).app(ROOT / "web")
+        source = TaskSource(task_folder / "trained")
+        looks = Looks([case.path for case in source.cases], colours, task_folder / "cache")
+        app = Review(source, looks).app(ROOT / "web")
         server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="off"))
         thread = threading.Thread(target=server.run, args=([listening],))
         thread.start()
@@ -113,7 +121,7 @@ def test_arrows_and_space_select_and_the_guess_is_taken_by_key(review: Page) -> 
     review.keyboard.press("a")
     review.keyboard.press("k")
     expect(review.locator("#progress")).to_contain_text("21 of 21 decided, 0 shown")
-    expect(review.get_by_text("Nothing is left here")).to_be_visible()
+    expect(review.get_by_text("Nothing is here")).to_be_visible()
 
 
 def test_filters_show_what_they_name_and_a_label_can_be_typed(review: Page) -> None:
@@ -129,6 +137,53 @@ def test_filters_show_what_they_name_and_a_label_can_be_typed(review: Page) -> N
     typed.press("Enter")
     expect(review.get_by_role("alert")).to_contain_text("no label 'green'")
     expect(review.locator(".case")).to_have_count(10)
+
+
+def test_all_but_one_of_each_group_of_near_duplicates_are_weeded_out(review: Page) -> None:
+    review.locator("#view").select_option("near-duplicates")
+    expect(review.locator(".group-start")).to_have_count(2)  # the reds and the blues
+    expect(review.locator(".case")).to_have_count(21)
+    review.get_by_role("button", name="Select all but the first").click()
+    expect(review.locator("#message")).to_have_text("19 selected")
+    review.locator("body").press("x")
+    expect(review.locator("#progress")).to_contain_text("19 of 21 decided, 2 shown")
+
+
+def test_a_dimension_puts_its_best_images_first(review: Page) -> None:
+    review.locator("#view").select_option("dimension")
+    review.locator("#dimension").fill("2")  # blue
+    review.locator("#dimension").press("Enter")
+    expect(review.locator(".case .label").first).to_have_text("blue")
+    review.locator("#dimension").fill("99")
+    review.locator("#dimension").press("Enter")
+    expect(review.get_by_role("alert")).to_contain_text("no dimension 99")
+
+
+def test_a_box_on_the_map_shows_its_images_in_the_grid(review: Page) -> None:
+    review.locator("#view").select_option("map")
+    canvas = review.locator("#map-canvas")
+    expect(canvas).to_have_attribute("aria-label", "Map of 21 images", timeout=WAIT_MS)
+    box = canvas.bounding_box()
+    assert box is not None
+    review.keyboard.down("Shift")
+    review.mouse.move(box["x"] + 2, box["y"] + 2)
+    review.mouse.down()
+    review.mouse.move(box["x"] + box["width"] - 2, box["y"] + box["height"] - 2, steps=4)
+    review.mouse.up()
+    review.keyboard.up("Shift")
+    expect(review.locator(".case")).to_have_count(21)
+    canvas.focus()
+    for _ in range(12):
+        review.keyboard.press("+")
+    review.keyboard.press("Enter")
+    expect(review.locator(".case")).not_to_have_count(21)
+    canvas.focus()
+    for _ in range(24):
+        review.keyboard.press("-")
+    review.get_by_role("button", name="Show what is in view").click()
+    expect(review.locator(".case")).to_have_count(21)
+    found = [f"{one['id']}: {one['help']}" for one in Axe().run(review).response["violations"]]
+    assert found == []
 
 
 def test_the_page_has_no_serious_findings_of_accessibility(review: Page) -> None:

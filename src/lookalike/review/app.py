@@ -1,6 +1,7 @@
 """The review's own small server, for one person on this machine: the page, the cases, their pictures, the decisions."""
 
 import io
+import math
 from functools import lru_cache
 from pathlib import Path
 
@@ -16,13 +17,15 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lookalike.config import ImageLimits
-from lookalike.errors import InvalidRequest, LookalikeError, UnknownPath, wrong_fields
+from lookalike.errors import InvalidOption, InvalidRequest, LookalikeError, UnknownPath, wrong_fields
 from lookalike.images import decode_image
 from lookalike.review.cases import Source
 from lookalike.review.journal import Decision, Journal
+from lookalike.review.looks import Looks
 
 _EDGE_PX = 320
 _KEPT_PICTURES = 4096
+_SIMILARITY = 0.95  # of near-duplicates, unless the page asks for another
 _HEADERS = {
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -70,13 +73,13 @@ class OnlyHere:
 class Review:
     """The endpoints around one source."""
 
-    def __init__(self, source: Source) -> None:
-        """Open the source's journal.
+    def __init__(self, source: Source, looks: Looks) -> None:
+        """Open the source's journal; `looks` knows the embeddings of its cases, in their order.
 
         Raises:
             SetupError: the journal is damaged.
         """
-        self._source, self._journal = source, Journal(source.journal_file)
+        self._source, self._journal, self._looks = source, Journal(source.journal_file), looks
         self._picture = lru_cache(_KEPT_PICTURES)(_thumbnail)
 
     def app(self, web_dir: Path) -> Starlette:
@@ -89,6 +92,10 @@ class Review:
             Route("/undo", self._undo, methods=["POST"]),
             Route("/redo", self._redo, methods=["POST"]),
             Route("/export", self._export, methods=["POST"]),
+            Route("/looks", self._show_looks),
+            Route("/looks/near-duplicates", self._show_near_duplicates),
+            Route("/looks/map", self._show_map),
+            Route("/looks/dimensions/{dimension:int}", self._show_dimension),
             Route("/", lambda request: _page(web_dir), methods=["GET"]),
             Mount("/", StaticFiles(directory=web_dir)),
         ]
@@ -144,6 +151,26 @@ class Review:
     async def _export(self, request: Request) -> Response:
         changed = await run_in_threadpool(self._source.export, self._journal.decisions(), self._journal.touched())
         return JSONResponse({"changed": [str(path) for path in changed]})
+
+    async def _show_looks(self, request: Request) -> Response:
+        return JSONResponse({"embedded": self._looks.done, "of": len(self._source.cases)})
+
+    async def _show_near_duplicates(self, request: Request) -> Response:
+        text = request.query_params.get("similarity", str(_SIMILARITY))
+        try:
+            similarity = float(text)
+        except ValueError:
+            similarity = math.nan
+        if not 0 < similarity <= 1:
+            raise InvalidOption(f"similarity is {text[:20]!r}", allowed="above 0, at most 1")
+        return JSONResponse({"groups": await run_in_threadpool(self._looks.near_duplicates, similarity)})
+
+    async def _show_map(self, request: Request) -> Response:
+        return JSONResponse({"positions": await run_in_threadpool(self._looks.positions)})
+
+    async def _show_dimension(self, request: Request) -> Response:
+        order = await run_in_threadpool(self._looks.by_dimension, request.path_params["dimension"])
+        return JSONResponse({"order": order})
 
     def _state(self) -> Response:
         decided = self._journal.decisions()

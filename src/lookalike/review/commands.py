@@ -6,20 +6,29 @@ from typing import Annotated
 import typer
 
 from lookalike.errors import SetupError
+from lookalike.image_embedder import WholeImageEmbedder
 from lookalike.labels.folders import task_name, trained_dir
 from lookalike.review.cases import Source
+from lookalike.review.folder_source import FolderSource
 from lookalike.review.label_source import PredictionSource, TaskSource
 from lookalike.review.table_source import TableSource
 
+MODEL, CACHE = Path("var/models/embedder"), Path("var/cache/review")
 Root = Annotated[Path, typer.Option("--root", help="The project's folder.", file_okay=False, exists=True)]
 
 
 def review(
-    source: Annotated[str, typer.Argument(metavar="SOURCE", help="A trained task, a .json of predictions, or a .csv.")],
+    source: Annotated[
+        str,
+        typer.Argument(metavar="SOURCE", help="A trained task, a .json of predictions, a .csv, a folder."),
+    ],
     imgroot: Annotated[Path, typer.Option(help="The folder that a file's image names are relative to.")] = Path(),
     image_column: Annotated[str, typer.Option(help="Of a .csv: the image's file name.")] = "file",
     label_column: Annotated[str | None, typer.Option(help="Of a .csv: the label that is reviewed.")] = None,
     port: Annotated[int, typer.Option(min=0, max=65535, help="0: the operating system chooses.")] = 8091,
+    model: Annotated[
+        Path, typer.Option("--model", help="The built embedder, for near-duplicates and the map.")
+    ] = MODEL,
     root: Root = Path(),
 ) -> None:
     """Look at hard cases in the browser, mend their labels, and write them back where training reads them."""
@@ -27,12 +36,14 @@ def review(
         import uvicorn
 
         from lookalike.review.app import Review
+        from lookalike.review.looks import Looks
     except ImportError as error:
         raise SetupError(
             f"the review needs more packages: {error}", allowed="pip install lookalike[gateway]"
         ) from error
     opened = open_source(source, root, imgroot, image_column, label_column)
-    app = Review(opened).app(root / "web")
+    looks = Looks([case.path for case in opened.cases], lambda: WholeImageEmbedder.load(model), root / CACHE)
+    app = Review(opened, looks).app(root / "web")
     typer.echo(f"{len(opened.cases)} cases of {opened.name}: http://127.0.0.1:{port} (Ctrl-C ends it)")
     uvicorn.run(app, host="127.0.0.1", port=port, access_log=False, server_header=False, log_level="warning")
 
@@ -49,4 +60,6 @@ def open_source(text: str, root: Path, imgroot: Path, image_column: str, label_c
         if label_column is None:
             raise SetupError("which column holds the label?", allowed="--label-column NAME")
         return TableSource(Path(text), imgroot, image_column, label_column)
+    if Path(text).is_dir():
+        return FolderSource(Path(text))
     return TaskSource(trained_dir(root, task_name(text)))
