@@ -10,6 +10,7 @@ from PIL import Image
 
 from lookalike.catalogue import Catalogue, Item
 from lookalike.errors import SetupError
+from lookalike.review.table_source import TableSource
 from lookalike.schemas import Hit
 from training.chain.figures import mean_average_precision, wilson_interval
 from training.chain.report import SetResult, results_table, write_report
@@ -69,7 +70,9 @@ def test_the_report_shows_figures_and_the_worst_queries(tmp_path):
     assert "| toys | autocrop | 1 | 0.000 |" in report
     assert "| toys | 0.560 | 0.000 |" in report
     written = {path.name for path in (tmp_path / "out").iterdir()}
-    assert written == {"report.md", "report.json", "recall.png", "similarities.png", "worst-toys.png"}
+    assert written == {"report.md", "report.json", "recall.png", "similarities.png", "worst-toys.png", "worst-toys.csv"}
+    (case,) = TableSource(tmp_path / "out/worst-toys.csv", Path(), "file", "relevant").cases
+    assert (case.path, case.label, case.guess, case.score) == (tmp_path / "a.png", "a", "b", 0.6)
 
 
 def test_a_grid_has_room_for_every_cell_and_an_unreadable_picture_stays_blank():

@@ -1,5 +1,6 @@
 """Writes what was measured of the chain: tables, JSON, plots, and the worst queries as pictures."""
 
+import csv
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -47,6 +48,7 @@ def write_report(results: Sequence[SetResult], about: dict[str, Any], out: Path)
     _plot_similarities(results, out / "similarities.png")
     for result in results:
         _draw_worst(result, out / f"worst-{result.chain_set.name}.png")
+        _write_worst(result, out / f"worst-{result.chain_set.name}.csv")
     (out / "report.json").write_text(json.dumps(_as_json(results, about), indent=1) + "\n")
     (out / "report.md").write_text(_as_markdown(results, about))
     return out / "report.md"
@@ -150,10 +152,27 @@ def _plot_similarities(results: Sequence[SetResult], file: Path) -> None:
     plt.close(figure)
 
 
-def _draw_worst(result: SetResult, file: Path) -> None:
-    """Draw the queries that autocrop got wrong, the furthest off first: photo, crop, best hit, what was right."""
+def _wrong(result: SetResult) -> list[Answer]:
+    """Return the answers that autocrop got wrong, the furthest off first."""
     wrong = [answer for answer in result.answers if _rank(answer, AUTOCROP) > 1]
-    wrong.sort(key=lambda answer: -_rank(answer, AUTOCROP))
+    return sorted(wrong, key=lambda answer: -_rank(answer, AUTOCROP))
+
+
+def _write_worst(result: SetResult, file: Path) -> None:
+    """Write the wrong queries as a table for `lookalike review`: photo, what is right, what was found, how similar."""
+    with file.open("w", newline="", encoding="utf-8") as opened:
+        writer = csv.writer(opened, lineterminator="\n")
+        writer.writerow(["file", "relevant", "predicted", "confidence", "rank"])
+        for answer in _wrong(result):
+            best = answer.rankings[AUTOCROP]
+            relevant = " ".join(sorted(answer.query.relevant))
+            similarity = f"{max(0.0, best.similarities[0]):.4f}"
+            writer.writerow([answer.query.path.resolve(), relevant, best.items[0], similarity, _rank(answer, AUTOCROP)])
+
+
+def _draw_worst(result: SetResult, file: Path) -> None:
+    """Draw the queries that autocrop got wrong: photo, crop, best hit, what was right."""
+    wrong = _wrong(result)
     file.unlink(missing_ok=True)
     if not wrong:
         return
