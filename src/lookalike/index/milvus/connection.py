@@ -1,0 +1,81 @@
+"""The connection to a Milvus server or file, and its failures told in this package's errors."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from lookalike.config import MilvusSettings
+from lookalike.errors import IndexUnavailable, SetupError
+
+if TYPE_CHECKING:
+    from pymilvus import MilvusClient
+
+_UNREACHABLE_RETRY_S = 5.0
+
+
+class MilvusConnection:
+    """A client of one database, with the settings that every call needs; safe to use from several threads."""
+
+    def __init__(self, settings: MilvusSettings) -> None:
+        """Connect.
+
+        Raises:
+            SetupError: the extra `milvus` is not installed, or the address is not understood.
+            IndexUnavailable: nothing answers there, or it refuses the token.
+        """
+        self.settings = settings
+        self.client = _connected(settings)
+
+    @contextmanager
+    def told(self, doing: str) -> Iterator[None]:
+        """Turn a failure of the client into an IndexUnavailable that says what was being done, and where.
+
+        Raises:
+            IndexUnavailable: the call failed.
+        """
+        with _told(self.settings, doing):
+            yield
+
+    @property
+    def call(self) -> dict[str, Any]:
+        """The arguments of every call: how long it may take."""
+        return {"timeout": self.settings.timeout_s}
+
+    @property
+    def read(self) -> dict[str, Any]:
+        """The arguments of every call that reads items."""
+        return {**self.call, "consistency_level": self.settings.consistency_level}
+
+    def close(self) -> None:
+        """Close the connection; a file is then free for another process."""
+        self.client.close()
+
+
+def _connected(settings: MilvusSettings) -> "MilvusClient":
+    try:
+        from pymilvus import MilvusClient
+    except ImportError as error:
+        raise SetupError(f"an index in Milvus needs the extra `milvus`: {error}") from error
+    # It logs each failed call with a traceback; the error that is raised says the same in one line.
+    logging.getLogger("pymilvus").setLevel(logging.CRITICAL)
+    if not settings.is_server:
+        settings.file.parent.mkdir(parents=True, exist_ok=True)
+    with _told(settings, "connecting"):
+        token = settings.token.get_secret_value()
+        return MilvusClient(uri=settings.uri, token=token, db_name=settings.database, timeout=settings.timeout_s)
+
+
+@contextmanager
+def _told(settings: MilvusSettings, doing: str) -> Iterator[None]:
+    import grpc
+    from pymilvus import MilvusException
+
+    try:
+        yield
+    except (MilvusException, grpc.RpcError, OSError) as error:
+        reason = getattr(error, "message", None) or str(error) or repr(error)
+        first_line = str(reason).strip().splitlines()[0]
+        raise IndexUnavailable(
+            f"Milvus at {settings.uri} failed while {doing}: {first_line}", retry_after_s=_UNREACHABLE_RETRY_S
+        ) from error
