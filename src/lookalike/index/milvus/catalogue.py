@@ -7,6 +7,7 @@ properties; another one is built beside it, checked, and takes its place when th
 
 import json
 import re
+import time
 from collections.abc import Set
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -30,6 +31,7 @@ _FORMAT, _MANIFEST, _STATE, _SOURCE, _NAMES = (
 )
 _CATALOGUE = re.compile(r"^[A-Za-z][A-Za-z0-9_]{0,199}$")
 State = Literal["building", "ready"]
+_INDEXING_POLL_S = 0.2
 
 
 @dataclass(frozen=True)
@@ -132,6 +134,35 @@ class MilvusCatalogue:
         known = set(self.manifest(name).attributes)
         if attributes - known:
             self._alter(name, {_NAMES: json.dumps(sorted(known | attributes))})
+
+    def stored_count(self, name: str) -> int:
+        """Return about how many items a collection holds, without loading it into memory."""
+        with self.connection.told(f"asking for the size of {name}"):
+            return int(self.connection.client.get_collection_stats(name, **self.connection.call)["row_count"])
+
+    def load(self, name: str) -> None:
+        """Have a collection in memory, so that it can be searched; one that is there already stays."""
+        with self.connection.told(f"loading {name}"):
+            self.connection.client.load_collection(name, timeout=self.connection.settings.build_timeout_s)
+
+    def settle(self, name: str) -> None:
+        """Seal what was written, and wait until the search structure has it all."""
+        connection, client = self.connection, self.connection.client
+        limit_s = connection.settings.build_timeout_s
+        with connection.told(f"flushing {name}"):
+            client.flush(name, timeout=limit_s)
+        end_s = time.monotonic() + limit_s
+        while True:
+            with connection.told(f"indexing {name}"):
+                found = client.describe_index(name, EMBEDDING, **connection.call)
+            if found.get("state") in ("Finished", None) and not found.get("pending_index_rows"):
+                return
+            if time.monotonic() > end_s or found.get("state") == "Failed":
+                raise IndexUnavailable(
+                    f"Milvus at {connection.settings.uri} has not indexed {name} ({found.get('pending_index_rows')} "
+                    f"rows are left after {limit_s:g} s): {found.get('index_state_fail_reason', found.get('state'))}"
+                )
+            time.sleep(_INDEXING_POLL_S)
 
     def mark_ready(self, name: str) -> None:
         """Say that a collection is whole and checked."""

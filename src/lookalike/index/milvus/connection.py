@@ -48,7 +48,7 @@ class MilvusConnection:
         return {**self.call, "consistency_level": self.settings.consistency_level}
 
     def close(self) -> None:
-        """Close the connection; a file is then free for another process."""
+        """Close the connection; a file stays open until the process ends."""
         self.client.close()
 
 
@@ -57,11 +57,18 @@ def _connected(settings: MilvusSettings) -> "MilvusClient":
         from pymilvus import MilvusClient
     except ImportError as error:
         raise SetupError(f"an index in Milvus needs the extra `milvus`: {error}") from error
-    # It logs each failed call with a traceback; the error that is raised says the same in one line.
-    logging.getLogger("pymilvus").setLevel(logging.CRITICAL)
+    # They log each failed call with a traceback; the error that is raised says the same in one line.
+    loggers = ["pymilvus"] if settings.is_server else ["pymilvus", "milvus_lite", "grpc._server"]
+    for name in loggers:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     if not settings.is_server:
+        if settings.file.suffix != ".db":
+            raise SetupError(
+                f"{settings.uri!r} is no address of Milvus", "http://host:port, or a file that ends in .db"
+            )
         settings.file.parent.mkdir(parents=True, exist_ok=True)
-    with _told(settings, "connecting"):
+    opening = "connecting" if settings.is_server else "opening the file, which is for one process at a time"
+    with _told(settings, opening):
         token = settings.token.get_secret_value()
         return MilvusClient(uri=settings.uri, token=token, db_name=settings.database, timeout=settings.timeout_s)
 

@@ -52,6 +52,7 @@ class MilvusIndex:
         self._settings = settings or IndexSettings.load()
         self._manifest = catalogue.manifest(name)
         self._name = name
+        catalogue.load(name)
         self.refresh()
 
     @property
@@ -224,28 +225,48 @@ class MilvusIndex:
     def _completed(
         self, queries: NDArray[np.float32], found: list[list[Hit]], top_k: int, expression: str
     ) -> list[list[Hit]]:
-        """Search again, as widely as can be, where an approximate kind ended before it had met enough items."""
+        """Search again where an approximate kind ended before it had met enough items: widely, then exactly.
+
+        Exactly, while the items that qualify can be read in one call: a graph does not reach every one of many equal
+        embeddings.
+        """
         short = [row for row, hits in enumerate(found) if len(hits) < top_k]
         if not short or self._manifest.kind == "flat":
             return found
-        wanted = min(top_k, self.count_where(expression))
-        short = [row for row in short if len(found[row]) < wanted]
-        if short:
-            again = self._nearest(queries[short], top_k, expression, thorough_params(self._manifest))
-            for row, hits in zip(short, again, strict=True):
-                found[row] = hits
+        qualifying = self.count_where(expression)
+        for search_again in (self._nearest_widely, self._nearest_exactly):
+            short = [row for row in short if len(found[row]) < min(top_k, qualifying)]
+            if short and (search_again != self._nearest_exactly or qualifying <= MAX_TOP_K):
+                for row, hits in zip(short, search_again(queries[short], top_k, expression), strict=True):
+                    found[row] = hits
         return found
+
+    def _nearest_widely(self, queries: NDArray[np.float32], top_k: int, expression: str) -> list[list[Hit]]:
+        return self._nearest(queries, top_k, expression, thorough_params(self._manifest))
+
+    def _nearest_exactly(self, queries: NDArray[np.float32], top_k: int, expression: str) -> list[list[Hit]]:
+        rows = self._query(expression, [EMBEDDING, *SHOWN], MAX_TOP_K)
+        embeddings = np.array([row[EMBEDDING] for row in rows], dtype=np.float32).reshape(-1, self._manifest.dim)
+        similarities = queries @ embeddings.T
+        best = np.argsort(-similarities, axis=1, kind="stable")[:, :top_k]
+        return [
+            [hit_of(rows[row][ITEM_ID], float(similarities[query, row]), rows[row]) for row in some]
+            for query, some in enumerate(best)
+        ]
 
     def _rows(self, item_ids: Sequence[str], fields: list[str]) -> Iterator[dict[str, Any]]:
         for some in _in_parts(item_ids, _IDS_AT_ONCE):
-            with self._connection.told(f"reading {len(some)} items"):
-                yield from self._connection.client.query(
-                    self._name,
-                    filter=ids_expression(some),
-                    output_fields=[ITEM_ID, *fields],
-                    limit=len(some),
-                    **self._connection.read,
+            yield from self._query(ids_expression(some), fields, len(some))
+
+    def _query(self, expression: str, fields: list[str], limit: int) -> list[dict[str, Any]]:
+        """Return the rows that meet an expression, at most `limit`."""
+        with self._connection.told("reading items"):
+            wanted = list(dict.fromkeys([ITEM_ID, *fields]))
+            return list(
+                self._connection.client.query(
+                    self._name, filter=expression, output_fields=wanted, limit=limit, **self._connection.read
                 )
+            )
 
 
 def _in_parts(all_of_them: Sequence[T], most: int) -> Iterator[list[T]]:
