@@ -1,6 +1,7 @@
 """The connection to a Milvus server or file, and its failures told in this package's errors."""
 
 import logging
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from pymilvus import MilvusClient
 
 _UNREACHABLE_RETRY_S = 5.0
+_AFTER_DELETION_S = 10.0  # servers tick five times a second
 
 
 class MilvusConnection:
@@ -25,6 +27,7 @@ class MilvusConnection:
             IndexUnavailable: nothing answers there, or it refuses the token.
         """
         self.settings = settings
+        self._strong_until_s = 0.0
         self.client = _connected(settings)
 
     @contextmanager
@@ -45,7 +48,14 @@ class MilvusConnection:
     @property
     def read(self) -> dict[str, Any]:
         """The arguments of every call that reads items."""
-        return {**self.call, "consistency_level": self.settings.consistency_level}
+        level = self.settings.consistency_level
+        if level == "Session" and time.monotonic() < self._strong_until_s:
+            level = "Strong"
+        return {**self.call, "consistency_level": level}
+
+    def note_deletion(self) -> None:
+        """Read as strictly as can be for a while: servers do not tell the time of a deletion, which a session needs."""
+        self._strong_until_s = time.monotonic() + _AFTER_DELETION_S
 
     def close(self) -> None:
         """Close the connection; a file stays open until the process ends."""

@@ -185,6 +185,7 @@ class MilvusIndex:
         for some in _in_parts(sorted(there), _IDS_AT_ONCE):
             with self._connection.told(f"deleting {len(some)} items"):
                 self._connection.client.delete(self._name, ids=some, **self._connection.call)
+                self._connection.note_deletion()
         self.refresh()
         return sorted(set(item_ids) - there)
 
