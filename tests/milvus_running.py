@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -16,7 +17,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lookalike.config import IndexSettings, MilvusSettings
-from lookalike.errors import LookalikeError
 from lookalike.index.items import ItemRecord
 from lookalike.index.manifest import BuildSettings, Kind, Manifest
 from lookalike.index.milvus.catalogue import MilvusCatalogue
@@ -100,13 +100,17 @@ class MilvusServer:
         arguments = ["server", "--data-dir", str(self._folder), "--host", "127.0.0.1", "--port", str(self._port)]
         with (self._folder.parent / "milvus.log").open("ab") as log:
             self._process = subprocess.Popen([command, *arguments], stdout=log, stderr=log)
-        for attempt in range(20):
-            try:
-                self.connect().close()
-                return
-            except LookalikeError:
-                if attempt == 19 or self._process.poll() is not None:
-                    raise
+        end_s = time.monotonic() + 30
+        while not self._listens():
+            if self._process.poll() is not None or time.monotonic() > end_s:
+                self.stop()
+                raise AssertionError((self._folder.parent / "milvus.log").read_text())
+            time.sleep(0.05)
+
+    def _listens(self) -> bool:
+        with suppress(OSError), socket.create_connection(("127.0.0.1", self._port), timeout=1):
+            return True
+        return False
 
     def connect(self, **settings: object) -> MilvusConnection:
         return MilvusConnection(MilvusSettings(uri=self.uri, timeout_s=2, **settings))
