@@ -67,6 +67,7 @@ class RouterSettings(Settings):
 
     model_config = SettingsConfigDict(env_prefix="LOOKALIKE_ROUTER_")
 
+    index_engine: Literal["faiss", "milvus"] = "faiss"  # `milvus`: where MilvusSettings say, in place of `index_dir`
     index_dir: Path = Path("var/index")
     # `http`: each model behind its own server, so that they scale apart; `in_process`: no hops, on one machine's cores.
     models: Literal["http", "in_process"] = "http"

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from pymilvus import MilvusClient
 
 _UNREACHABLE_RETRY_S = 5.0
+# After an outage gRPC waits up to two minutes before it looks again.
+_GRPC_OPTIONS = {"grpc.initial_reconnect_backoff_ms": 200, "grpc.max_reconnect_backoff_ms": 1000}
 _AFTER_DELETION_S = 10.0  # servers tick five times a second
 
 
@@ -80,7 +82,14 @@ def _connected(settings: MilvusSettings) -> "MilvusClient":
     opening = "connecting" if settings.is_server else "opening the file, which is for one process at a time"
     with _told(settings, opening):
         token = settings.token.get_secret_value()
-        return MilvusClient(uri=settings.uri, token=token, db_name=settings.database, timeout=settings.timeout_s)
+        return MilvusClient(
+            uri=settings.uri,
+            token=token,
+            db_name=settings.database,
+            timeout=settings.timeout_s,
+            dedicated=True,  # shared ones are told apart by their options, which cannot be hashed
+            grpc_options=_GRPC_OPTIONS,
+        )
 
 
 @contextmanager
