@@ -1,4 +1,4 @@
-"""A running server's view of a catalogue in Milvus: which collection answers for which embedder, and what is refused."""
+"""A running server on a catalogue in Milvus: which collection answers for which embedder, and what is refused."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -72,7 +72,7 @@ def test_items_that_another_process_puts_in_are_counted(catalogue: MilvusCatalog
 
 def test_what_is_published_later_is_found(catalogue: MilvusCatalogue) -> None:
     with followed(catalogue, [OLD]) as live:
-        with pytest.raises(IndexUnavailable, match="no catalogue .* is published"):
+        with pytest.raises(IndexUnavailable, match=r"no catalogue .* is published"):
             live.current()
         version = publish(catalogue, OLD)
         live.refresh()
@@ -80,6 +80,6 @@ def test_what_is_published_later_is_found(catalogue: MilvusCatalogue) -> None:
 
 
 def test_a_wrong_address_is_told_and_stops_nothing() -> None:
-    with LiveMilvus(MilvusSettings(uri="nowhere"), poll_s=3600) as live:
-        with pytest.raises(SetupError, match="no address of Milvus"):
-            live.current()
+    live = LiveMilvus(MilvusSettings(uri="nowhere"), poll_s=3600)
+    with live, pytest.raises(SetupError, match="no address of Milvus"):
+        live.current()

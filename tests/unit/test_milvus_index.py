@@ -7,14 +7,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from PIL import Image
 
+from lookalike.catalogue import Catalogue, Item
 from lookalike.config import MilvusSettings
 from lookalike.errors import IndexDamaged, IndexMismatch, IndexUnavailable, InvalidOption, SetupError
 from lookalike.index.items import ItemRecord
+from lookalike.index.manifest import BuildSettings
 from lookalike.index.milvus.catalogue import MilvusCatalogue
 from lookalike.index.milvus.connection import MilvusConnection
+from lookalike.index.milvus.edits import Added, add_items
 from lookalike.index.milvus.index import MilvusIndex
 from lookalike.index.milvus.rows import expression_of, record_of, row_of
+from lookalike.ingest import IngestOptions
+from tests.colour_embedder import ColourEmbedder, catalogue_of
 from tests.milvus_running import catalogue_in, filled, manifest_of
 
 DIM = 16
@@ -187,3 +193,30 @@ def test_an_address_that_is_none_is_refused() -> None:
 
 def test_the_token_is_not_told() -> None:
     assert "secret" not in repr(MilvusSettings(token="user:secret"))
+
+
+def test_images_are_embedded_and_put_in_and_an_image_that_is_there_is_no_second_item(tmp_path: Path) -> None:
+    embedder = ColourEmbedder()
+    manifest = manifest_of("flat", embedder.dim, embedder.fingerprint, BuildSettings(preparation=embedder.preparation))
+    with catalogue_in(tmp_path) as catalogue:
+        index = filled(catalogue, manifest, np.zeros((0, embedder.dim), np.float32), [])
+
+        def add(count: int, first: int = 0) -> Added:
+            images = catalogue_of(tmp_path / "images", count, first)
+            return add_items(index, images, embedder, tmp_path / "work", IngestOptions(), chunk_items=2)
+
+        first = add(5)
+        assert (first.added, first.replaced, first.problems, index.info.count) == (5, 0, [], 5)
+        item = catalogue_of(tmp_path / "images", 1, 3).items[0]
+        with Image.open(item.path) as image:
+            (hits,) = index.search(embedder.embed(embedder.prepare(image)[None]), 1)
+        assert hits[0].item_id == item.item_id
+        again = add(7)
+        assert (again.added, again.replaced, index.info.count) == (2, 0, 7)
+        assert list((tmp_path / "work").glob("*/*.npy")) == []
+        copy = Item("a copy", item.path, None, None, {})
+        duplicate = add_items(index, Catalogue("copies", [copy], 0), embedder, tmp_path / "work", IngestOptions(), 2)
+        assert [problem.kind for problem in duplicate.problems] == ["duplicate"]
+        assert index.info.count == 7
+        with pytest.raises(IndexMismatch, match="cannot add to it"):
+            add_items(index, Catalogue("x", [copy], 0), ColourEmbedder("d" * 16), tmp_path, IngestOptions(), 2)

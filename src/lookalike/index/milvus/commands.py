@@ -1,4 +1,4 @@
-"""The commands `lookalike index migrate` and `lookalike milvus list|remove|use|retire|drop`."""
+"""The commands `lookalike index migrate` and `lookalike milvus list|add|remove|use|retire|drop`."""
 
 from contextlib import closing
 from pathlib import Path
@@ -6,16 +6,31 @@ from typing import Annotated
 
 import typer
 
+from lookalike.catalogue import read_catalogue
 from lookalike.config import IndexSettings, MilvusSettings
 from lookalike.errors import SetupError
+from lookalike.image_embedder import WholeImageEmbedder
+from lookalike.index.commands import (
+    LEVELS,
+    MODEL_DIR,
+    Batch,
+    Duplicates,
+    Levels,
+    ModelDir,
+    Source,
+    Threads,
+    names_in,
+)
 from lookalike.index.manifest import Kind
 from lookalike.index.milvus.catalogue import MilvusCatalogue
 from lookalike.index.milvus.connection import MilvusConnection
+from lookalike.ingest import IngestOptions
 
 index = typer.Typer()
 app = typer.Typer(no_args_is_help=True, help="The collections of a catalogue in Milvus.")
 
 _PREFIX = "milvus:"
+WORK_DIR = Path("var/milvus")
 Uri = Annotated[str | None, typer.Option("--uri", help="The server's address, or a file; else LOOKALIKE_MILVUS_URI.")]
 Catalogue = Annotated[str | None, typer.Option("--catalogue", help="Its name; else LOOKALIKE_MILVUS_CATALOGUE.")]
 Name = Annotated[str, typer.Argument(metavar="COLLECTION", help="One that `lookalike milvus list` names.")]
@@ -65,6 +80,34 @@ def list_collections(uri: Uri = None, catalogue: Catalogue = None) -> None:
             embedder = f"{found.manifest.embedder} {found.manifest.fingerprint}"
             state = aliases.get(name, "" if found.state == "ready" else f" ({found.state})")
             typer.echo(f"{name}{state}: about {count} items, {found.manifest.kind}, {found.manifest.dim} x {embedder}")
+
+
+@app.command()
+def add(
+    source: Source,
+    uri: Uri = None,
+    catalogue: Catalogue = None,
+    model: ModelDir = MODEL_DIR,
+    levels: Levels = LEVELS,
+    duplicates: Duplicates = "skip",
+    threads: Threads = 2,
+    batch: Batch = 16,
+    work_dir: Annotated[Path, typer.Option(help="Where embeddings wait until Milvus has them.")] = WORK_DIR,
+) -> None:
+    """Embed the items of SOURCE and put them into the collection that serves: the next search finds them."""
+    from lookalike.index.milvus.edits import add_items
+    from lookalike.index.milvus.index import MilvusIndex
+
+    items, embedder = read_catalogue(source, names_in(levels)), WholeImageEmbedder.load(model)
+    options = IngestOptions(duplicates=duplicates, threads=threads, batch_images=batch)
+    with closing(MilvusConnection(_settings(uri))) as connection:
+        collections = _catalogue(connection, catalogue)
+        index = MilvusIndex(collections, collections.serving())
+        done = add_items(index, items, embedder, work_dir, options, IndexSettings.load().chunk_items)
+        for problem in done.problems[:10]:
+            typer.echo(f"{problem.kind}: {problem.path}: {problem.reason}", err=True)
+        told = f"added {done.added}, replaced {done.replaced}, problems {len(done.problems)}"
+        typer.echo(f"{told}; {index.info.version} holds {index.info.count} items")
 
 
 @app.command()

@@ -13,6 +13,7 @@ from lookalike.index.items import ItemRecord
 from lookalike.index.manifest import Manifest
 from lookalike.index.milvus.catalogue import MilvusCatalogue
 from lookalike.index.milvus.rows import (
+    CONTENT,
     EMBEDDING,
     ITEM_ID,
     POSITION,
@@ -20,7 +21,7 @@ from lookalike.index.milvus.rows import (
     SHOWN,
     expression_of,
     hit_of,
-    ids_expression,
+    one_of,
     record_of,
     row_of,
 )
@@ -136,6 +137,14 @@ class MilvusIndex:
     def records_of(self, item_ids: Sequence[str]) -> dict[str, ItemRecord]:
         """Return those of these items that the catalogue has, by their ids; raises IndexUnavailable."""
         return {row[ITEM_ID]: record_of(row) for row in self._rows(item_ids, RECORD)}
+
+    def records_with_content(self, content_sha256: Sequence[bytes]) -> dict[str, ItemRecord]:
+        """Return the items whose images have one of these sha256 (32 bytes), by their ids; raises IndexUnavailable."""
+        found: dict[str, ItemRecord] = {}
+        for some in _in_parts([key.hex() for key in content_sha256], _IDS_AT_ONCE):
+            for row in self._query(one_of(CONTENT, some), RECORD, MAX_TOP_K):
+                found[row[ITEM_ID]] = record_of(row)
+        return found
 
     def records(self, batch: int = 1000) -> Iterator[list[tuple[int, ItemRecord]]]:
         """Yield all items with their positions, batch by batch in no particular order; raises IndexUnavailable."""
@@ -257,7 +266,7 @@ class MilvusIndex:
 
     def _rows(self, item_ids: Sequence[str], fields: list[str]) -> Iterator[dict[str, Any]]:
         for some in _in_parts(item_ids, _IDS_AT_ONCE):
-            yield from self._query(ids_expression(some), fields, len(some))
+            yield from self._query(one_of(ITEM_ID, some), fields, len(some))
 
     def _query(self, expression: str, fields: list[str], limit: int) -> list[dict[str, Any]]:
         """Return the rows that meet an expression, at most `limit`."""

@@ -132,6 +132,6 @@ def quoted(text: str) -> str:
     return f'"{text.translate(_ESCAPES)}"'
 
 
-def ids_expression(item_ids: Sequence[str]) -> str:
-    """Return the expression that only these items meet."""
-    return f"{ITEM_ID} in [{', '.join(map(quoted, item_ids))}]"
+def one_of(field: str, values: Sequence[str]) -> str:
+    """Return the expression that rows meet whose `field` is one of `values`."""
+    return f"{field} in [{', '.join(map(quoted, values))}]"
