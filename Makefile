@@ -112,7 +112,7 @@ fmt: setup ## Mend the style
 	@$(BIN)/ruff check --fix . && $(BIN)/ruff format .
 
 lock: setup ## Resolve the dependencies anew into requirements/
-	@$(BIN)/uv pip compile --quiet --upgrade pyproject.toml --extra cpu --extra openvino --extra store --extra gateway --extra client --extra serve --extra cuda --extra train --extra bench --extra dev --generate-hashes --output-file requirements/dev.lock
+	@$(BIN)/uv pip compile --quiet --upgrade pyproject.toml --extra cpu --extra openvino --extra milvus --extra store --extra gateway --extra client --extra serve --extra cuda --extra train --extra bench --extra dev --generate-hashes --output-file requirements/dev.lock
 	@$(BIN)/uv pip compile --quiet pyproject.toml --constraint requirements/dev.lock --extra cpu --extra store --extra gateway --extra client --extra serve --generate-hashes --output-file requirements/image-cpu.lock
 	@$(BIN)/uv pip compile --quiet pyproject.toml --constraint requirements/dev.lock --extra gpu --extra store --extra gateway --extra client --extra serve --extra cuda --generate-hashes --output-file requirements/image-gpu.lock
 

@@ -15,6 +15,8 @@ from lookalike.evaluation_commands import evaluate
 from lookalike.gateway.commands import app as gateway_commands
 from lookalike.gateway.commands import keys_app as key_commands
 from lookalike.index.commands import app as index_commands
+from lookalike.index.milvus.commands import app as milvus_commands
+from lookalike.index.milvus.commands import index as migrate_commands
 from lookalike.labels.commands import app as label_commands
 from lookalike.preflight import preflight
 from lookalike.review.commands import review
@@ -22,7 +24,9 @@ from lookalike.server_commands import app as server_commands
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help="Reverse image search as a service.")
 index_commands.add_typer(delivery_commands)
+index_commands.add_typer(migrate_commands)
 app.add_typer(index_commands, name="index")
+app.add_typer(milvus_commands, name="milvus")
 app.add_typer(model_commands, name="models")
 app.add_typer(label_commands, name="labels")
 app.add_typer(key_commands, name="keys")
