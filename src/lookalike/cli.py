@@ -5,6 +5,8 @@ import sys
 
 import typer
 
+from lookalike.bulk.commands import embed
+from lookalike.bulk.commands import index as bulk_commands
 from lookalike.capacity import capacity
 from lookalike.client.commands import search
 from lookalike.delivery.commands import index as delivery_commands
@@ -22,6 +24,7 @@ from lookalike.server_commands import app as server_commands
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help="Reverse image search as a service.")
 index_commands.add_typer(delivery_commands)
+index_commands.add_typer(bulk_commands)
 app.add_typer(index_commands, name="index")
 app.add_typer(model_commands, name="models")
 app.add_typer(label_commands, name="labels")
@@ -30,6 +33,7 @@ app.add_typer(server_commands)
 app.add_typer(gateway_commands)
 app.command()(capacity)
 app.command()(demo)
+app.command()(embed)
 app.command()(search)
 app.command()(evaluate)
 app.command()(preflight)
