@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 _MOST_BLOCKS = 1000  # of the list of parts: a block is a task that prepares one part after the other
 _ITEMS_A_REGISTRY = 10_000_000  # about 2 GB of claims
 _ROUNDS = 3
+_KEEP_CPUS, _KEEPERS = 0.25, 4  # tasks that write mostly wait
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class BulkEmbedder:
         if built.dim is None:
             raise SetupError(f"{path} holds {built.name!r}, which is no embedder: model.json names no dim")
         name = f"{built.architecture} {built.version}"
-        load = partial(_load, path)
+        load = partial(_load, path.absolute())
         return cls(name, built.fingerprint, built.dim, WholeImageEmbedder.preparation, preprocess.fit, load)
 
 
@@ -89,8 +90,8 @@ def embed_catalogue(
         SetupError: the output is of another source or embedder, or the extra `bulk` is not installed.
         StoreError: a store refuses or does not answer.
     """
-    output = BulkOutput(open_store(output_url))
-    plan = _settled_plan(source if is_address(source) else os.path.abspath(source), levels, output, embedder, options)
+    output = BulkOutput(open_store(_on_any_machine(output_url)))
+    plan = _settled_plan(_on_any_machine(source), levels, output, embedder, options)
     for _ in range(_ROUNDS):
         waiting = sorted(set(range(plan.parts)) - output.finished())
         if waiting:
@@ -99,6 +100,10 @@ def embed_catalogue(
         if (summary := finish(output, plan)) is not None:
             return summary
     raise SetupError(f"{output_url}: parts are damaged again and again; does another run write there?")
+
+
+def _on_any_machine(place: str) -> str:
+    return place if is_address(place) else os.path.abspath(place)
 
 
 def _settled_plan(
@@ -136,28 +141,46 @@ def _run(
     ray: Any, plan: BulkPlan, output: BulkOutput, waiting: list[int], embedder: BulkEmbedder, options: BulkOptions
 ) -> None:
     """Prepare, embed and keep the parts that are `waiting`."""
+    _check_room(ray, options)
     claim = _claims(ray, plan, output)
     url = output.store.url
     data = importlib.import_module("ray.data")
     parts = data.from_items([{"part": part} for part in waiting], override_num_blocks=min(len(waiting), _MOST_BLOCKS))
-    actors = data.ActorPoolStrategy(size=options.actors)
-    on_gpu = options.gpus_per_actor > 0
-    done = (
-        parts.map(partial(_prepare_row, url=url, plan=plan, embedder=embedder, options=options, claim=claim))
-        .map_batches(
-            _EmbedBatches,
-            fn_constructor_args=[embedder, options],
-            batch_size=1,
-            compute=actors,
-            num_cpus=options.cpus_per_actor,
-            num_gpus=options.gpus_per_actor or None,
-        )
-        .map(partial(_keep_row, url=url), num_cpus=0.25 if on_gpu else None)
+    prepared = parts.map(partial(_prepare_row, url=url, plan=plan, embedder=embedder, options=options, claim=claim))
+    actors = partial(
+        prepared.map_batches,
+        fn_constructor_args=[embedder, options, url],
+        batch_size=1,
+        compute=data.ActorPoolStrategy(size=options.actors),
+        num_cpus=options.cpus_per_actor,
     )
+    if options.gpus_per_actor:
+        # Ray prepares and keeps in tasks of their own, on any machine: no GPU waits for an image or a store.
+        embedded = actors(_Embed, num_gpus=options.gpus_per_actor)
+        done = embedded.map(partial(_keep_row, url=url), num_cpus=_KEEP_CPUS, compute=data.TaskPoolStrategy(_KEEPERS))
+    else:
+        done = actors(_EmbedAndKeep)
     with progress_shown("embedding", plan.items) as advance, told_plainly():
         advance((plan.parts - len(waiting)) * plan.part_items)
         for row in done.iter_rows():
             advance(row["items"])
+
+
+def _check_room(ray: Any, options: BulkOptions) -> None:
+    """Refuse what could never run: Ray itself would wait without end.
+
+    Raises:
+        SetupError: naming what the actors need and what the cluster has.
+    """
+    cores = options.actors * options.cpus_per_actor + (1 + _KEEP_CPUS if options.gpus_per_actor else 0)
+    gpus = options.actors * options.gpus_per_actor
+    there = ray.cluster_resources()
+    if cores > there.get("CPU", 0) or gpus > there.get("GPU", 0):
+        raise SetupError(
+            f"{options.actors} actors need {cores:g} cores and {gpus:g} GPUs in all; "
+            f"the cluster has {there.get('CPU', 0):g} and {there.get('GPU', 0):g}",
+            allowed="fewer actors, or less for each (0.5 is a share)",
+        )
 
 
 def _claims(ray: Any, plan: BulkPlan, output: BulkOutput) -> Callable[[int, Sequence[bytes]], list[bool]]:
@@ -203,17 +226,26 @@ def _prepare_row(
     return {"prepared": made}
 
 
-class _EmbedBatches:
+class _Embed:
     """The actor: it loads the network once."""
 
-    def __init__(self, embedder: BulkEmbedder, options: BulkOptions) -> None:
+    def __init__(self, embedder: BulkEmbedder, options: BulkOptions, url: str) -> None:
         on_gpu = options.gpus_per_actor > 0
         device = {"device": "cuda"} if on_gpu else {"device": "cpu", "threads": max(1, int(options.cpus_per_actor))}
         self._embedder, self._batch_images = embedder.load(ModelSettings.load(device)), options.batch_images
+        self._url = url
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        (prepared,) = batch["prepared"]
-        return {"embedded": [embed_part(prepared, self._embedder, self._batch_images)]}
+        return {"embedded": [embed_part(one, self._embedder, self._batch_images) for one in batch["prepared"]]}
+
+
+class _EmbedAndKeep(_Embed):
+    """The actor where the network takes most of the time, and a process more would only take cores from it."""
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        return {
+            "items": [_keep_row({"embedded": one}, self._url)["items"] for one in super().__call__(batch)["embedded"]]
+        }
 
 
 def _keep_row(row: dict[str, Any], url: str) -> dict[str, Any]:
