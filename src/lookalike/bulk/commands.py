@@ -38,6 +38,7 @@ def embed(
     address: Annotated[
         str | None, typer.Option(envvar="RAY_ADDRESS", help="A Ray cluster; without one Ray runs on this machine.")
     ] = None,
+    wait_s: Annotated[float, typer.Option("--wait-s", min=0, help="For a cluster's machines to join.")] = 300,
     local_cpus: Annotated[int | None, typer.Option(min=1, help="Of this machine, without a cluster.")] = None,
     object_store_mb: Annotated[int | None, typer.Option(min=80, help="Shared memory, without a cluster.")] = None,
 ) -> None:
@@ -51,7 +52,8 @@ def embed(
         gpus_per_actor=gpus_per_actor,
     )
     store_bytes = None if object_store_mb is None else object_store_mb * 1_000_000
-    cluster = Cluster(address=address, cpus=local_cpus, object_store_bytes=store_bytes)
+    wait_s = wait_s if address else 0
+    cluster = Cluster(address=address, cpus=local_cpus, object_store_bytes=store_bytes, wait_s=wait_s)
     done = embed_catalogue(source, names_in(levels), output, BulkEmbedder.of_model(model), options, cluster)
     if done.unreadable:
         typer.echo(f"unreadable: {done.unreadable}, all named in {output}/{PROBLEMS}", err=True)

@@ -3,6 +3,7 @@
 import importlib
 import logging
 import os
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
@@ -32,7 +33,7 @@ from lookalike.progress import progress_shown
 log = logging.getLogger(__name__)
 _MOST_BLOCKS = 1000  # of the list of parts: a block is a task that prepares one part after the other
 _ITEMS_A_REGISTRY = 10_000_000  # about 2 GB of claims
-_ROUNDS = 3
+_ROUNDS, _LOOK_S = 3, 2.0
 _KEEP_CPUS, _KEEPERS = 0.25, 4  # tasks that write mostly wait
 
 
@@ -96,6 +97,7 @@ def embed_catalogue(
         waiting = sorted(set(range(plan.parts)) - output.finished())
         if waiting:
             with ray_session(cluster) as ray:
+                _check_room(ray, options, cluster.wait_s)
                 _run(ray, plan, output, waiting, embedder, options)
         if (summary := finish(output, plan)) is not None:
             return summary
@@ -141,7 +143,6 @@ def _run(
     ray: Any, plan: BulkPlan, output: BulkOutput, waiting: list[int], embedder: BulkEmbedder, options: BulkOptions
 ) -> None:
     """Prepare, embed and keep the parts that are `waiting`."""
-    _check_room(ray, options)
     claim = _claims(ray, plan, output)
     url = output.store.url
     data = importlib.import_module("ray.data")
@@ -166,21 +167,27 @@ def _run(
             advance(row["items"])
 
 
-def _check_room(ray: Any, options: BulkOptions) -> None:
-    """Refuse what could never run: Ray itself would wait without end.
+def _check_room(ray: Any, options: BulkOptions, wait_s: float) -> None:
+    """Wait for the machines that the actors need: Ray itself would wait for them without end.
 
     Raises:
         SetupError: naming what the actors need and what the cluster has.
     """
     cores = options.actors * options.cpus_per_actor + (1 + _KEEP_CPUS if options.gpus_per_actor else 0)
     gpus = options.actors * options.gpus_per_actor
-    there = ray.cluster_resources()
-    if cores > there.get("CPU", 0) or gpus > there.get("GPU", 0):
-        raise SetupError(
-            f"{options.actors} actors need {cores:g} cores and {gpus:g} GPUs in all; "
-            f"the cluster has {there.get('CPU', 0):g} and {there.get('GPU', 0):g}",
-            allowed="fewer actors, or less for each (0.5 is a share)",
-        )
+    end_s = time.monotonic() + wait_s
+    while True:
+        there = ray.cluster_resources()
+        if cores <= there.get("CPU", 0) and gpus <= there.get("GPU", 0):
+            return
+        if time.monotonic() >= end_s:
+            break
+        time.sleep(_LOOK_S)
+    raise SetupError(
+        f"{options.actors} actors need {cores:g} cores and {gpus:g} GPUs in all; "
+        f"the cluster has {there.get('CPU', 0):g} and {there.get('GPU', 0):g}",
+        allowed="fewer actors, or less for each (0.5 is a share)",
+    )
 
 
 def _claims(ray: Any, plan: BulkPlan, output: BulkOutput) -> Callable[[int, Sequence[bytes]], list[bool]]:
@@ -243,9 +250,8 @@ class _EmbedAndKeep(_Embed):
     """The actor where the network takes most of the time, and a process more would only take cores from it."""
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        return {
-            "items": [_keep_row({"embedded": one}, self._url)["items"] for one in super().__call__(batch)["embedded"]]
-        }
+        embedded = super().__call__(batch)["embedded"]
+        return {"items": [_keep_row({"embedded": one}, self._url)["items"] for one in embedded]}
 
 
 def _keep_row(row: dict[str, Any], url: str) -> dict[str, Any]:

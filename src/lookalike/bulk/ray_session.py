@@ -18,6 +18,7 @@ class Cluster(BaseModel, extra="forbid", frozen=True):
     address: str | None = None
     cpus: Annotated[int, Field(ge=1)] | None = None
     object_store_bytes: Annotated[int, Field(ge=80_000_000)] | None = None
+    wait_s: Annotated[float, Field(ge=0)] = 0  # for machines that have not joined yet
 
 
 @contextmanager
