@@ -16,6 +16,7 @@ from lookalike.errors import LookalikeError
 from lookalike.evaluation_commands import evaluate
 from lookalike.gateway.commands import app as gateway_commands
 from lookalike.gateway.commands import keys_app as key_commands
+from lookalike.growth import growth
 from lookalike.index.commands import app as index_commands
 from lookalike.labels.commands import app as label_commands
 from lookalike.preflight import preflight
@@ -34,6 +35,7 @@ app.add_typer(gateway_commands)
 app.command()(capacity)
 app.command()(demo)
 app.command()(embed)
+app.command()(growth)
 app.command()(search)
 app.command()(evaluate)
 app.command()(preflight)

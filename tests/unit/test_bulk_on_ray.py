@@ -1,4 +1,4 @@
-"""A bulk run on Ray itself, small: a kill -9 and what follows, and a cluster whose actors hold a GPU of their own."""
+"""Bulk runs on Ray itself, small ones: a kill -9 and what follows, and actors that hold a GPU of their own."""
 
 import json
 import os
@@ -17,9 +17,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from lookalike.bulk import job
+from lookalike.bulk.job import BulkOptions
 from lookalike.bulk.load import load_embeddings
 from lookalike.bulk.output import BulkOutput
 from lookalike.delivery.store import open_store
+from lookalike.errors import SetupError
 from lookalike.index.faiss_index import open_index
 from tests.colour_embedder import save_picture
 from tests.s3_server import S3Server
@@ -94,34 +97,10 @@ def test_a_run_that_is_killed_goes_on_and_embeds_each_image_once(tmp_path: Path,
     assert_same(tmp_path / "index", alone(source, tmp_path))
 
 
-@pytest.fixture(scope="module")
-def cluster(environment: dict[str, str], s3: S3Server) -> Iterator[str]:
-    """Start Ray as a cluster of one machine with a GPU, which is a number to Ray: its actors get tasks of their own."""
-    command = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", "--port=0", "--num-cpus=2"]
-    command += ["--num-gpus=1", f"--object-store-memory={STORE_BYTES}", "--include-dashboard=false"]
-    command += ["--disable-usage-stats", f"--temp-dir={environment['RAY_TMPDIR']}/cluster"]
-    wanted = {"env": os.environ | environment, "text": True, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-    with subprocess.Popen(command, **wanted) as ray:
-        try:
-            yield address_told(ray)
-        finally:
-            for one in [*psutil.Process(ray.pid).children(recursive=True), ray]:  # it would drain for half a minute
-                one.kill()
-
-
-def address_told(ray: subprocess.Popen[str]) -> str:
-    assert ray.stdout is not None
-    told = ""
-    for line in ray.stdout:
-        told += line
-        if "--address=" in line:
-            return line.partition("--address=")[2].strip().strip("'")
-    raise AssertionError(f"Ray gave no address: {told}")
-
-
-def test_a_cluster_embeds_a_list_in_a_bucket_into_a_bucket(
-    tmp_path: Path, environment: dict[str, str], cluster: str, s3: S3Server, url: str
+def test_actors_with_a_gpu_embed_a_list_in_a_bucket_into_a_bucket(
+    tmp_path: Path, environment: dict[str, str], s3: S3Server, url: str
 ) -> None:
+    """A GPU is a number to Ray: preparing and keeping get tasks of their own, as on a machine that has one."""
     rows = []
     for number in range(24):
         name = f"bulk/shop/{number % 20}.png"
@@ -132,7 +111,7 @@ def test_a_cluster_embeds_a_list_in_a_bucket_into_a_bucket(
     s3.put("bulk/shop/list.parquet", (tmp_path / "list.parquet").read_bytes())
     told = tmp_path / "told"
     asked = {"source": s3.url("bulk/shop/list.parquet"), "output": url, "told": str(told)}
-    asked |= {"options": {"part_items": 4, "cpus_per_actor": 0.5, "gpus_per_actor": 1}, "cluster": {"address": cluster}}
+    asked |= {"options": {"part_items": 6, "cpus_per_actor": 0.5, "gpus_per_actor": 1}, "cluster": LOCAL | {"gpus": 1}}
     summary = ended(started(environment, **asked))
     assert summary == {"items": 24, "embeddings": 20, "duplicates": 4, "unreadable": 1, "ignored_files": 0}
     output = BulkOutput(open_store(url))
@@ -142,7 +121,21 @@ def test_a_cluster_embeds_a_list_in_a_bucket_into_a_bucket(
     assert index.items.item_ids() == [row["item_id"] for row in rows[:-1]]
     assert index.items.record("item 3").path == s3.url("bulk/shop/3.png")
 
-    too_much = {**asked, "output": f"{url}-2", "options": {"gpus_per_actor": 1, "actors": 2}}
-    refused = started(environment, **too_much)
-    _, error = refused.communicate(timeout=LONGEST_S)
-    assert refused.returncode == 1 and "2 actors need 3.25 cores and 2 GPUs in all; the cluster has 2 and 1" in error
+
+class Small:
+    """The one thing of Ray that is asked: what the machines of a cluster have, here more with every look."""
+
+    def __init__(self, *looks: dict[str, float]) -> None:
+        self._looks = iter(looks)
+
+    def cluster_resources(self) -> dict[str, float]:
+        return next(self._looks)
+
+
+def test_what_no_machine_can_run_is_refused_and_machines_that_come_later_are_waited_for() -> None:
+    on_gpus = BulkOptions(actors=2, gpus_per_actor=1, cpus_per_actor=1)
+    with pytest.raises(SetupError, match=r"2 actors need 3\.25 cores and 2 GPUs in all; the cluster has 2 and 1"):
+        job._check_room(Small({"CPU": 2, "GPU": 1}), on_gpus, 0)
+    with pytest.raises(SetupError, match="1 actors need 4 cores"):
+        job._check_room(Small({"CPU": 2}), BulkOptions(cpus_per_actor=4), 0)
+    job._check_room(Small({"CPU": 0}, {"CPU": 4, "GPU": 2}), on_gpus, 60)

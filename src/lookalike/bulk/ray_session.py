@@ -17,6 +17,7 @@ class Cluster(BaseModel, extra="forbid", frozen=True):
 
     address: str | None = None
     cpus: Annotated[int, Field(ge=1)] | None = None
+    gpus: Annotated[int, Field(ge=0)] | None = None  # None: as many as Ray sees
     object_store_bytes: Annotated[int, Field(ge=80_000_000)] | None = None
     wait_s: Annotated[float, Field(ge=0)] = 0  # for machines that have not joined yet
 
@@ -38,7 +39,7 @@ def ray_session(cluster: Cluster) -> Iterator[Any]:
     if address := cluster.address or os.environ.get("RAY_ADDRESS"):
         _connect(ray, address=address, **quiet)
     else:
-        sizes = {"num_cpus": cluster.cpus, "object_store_memory": cluster.object_store_bytes}
+        sizes = {"num_cpus": cluster.cpus, "num_gpus": cluster.gpus, "object_store_memory": cluster.object_store_bytes}
         _connect(ray, address="local", include_dashboard=False, **sizes, **quiet)
     context = data.DataContext.get_current()
     context.enable_progress_bars = False
