@@ -5,6 +5,8 @@ import sys
 
 import typer
 
+from lookalike.bulk.commands import embed
+from lookalike.bulk.commands import index as bulk_commands
 from lookalike.capacity import capacity
 from lookalike.client.commands import search
 from lookalike.delivery.commands import index as delivery_commands
@@ -14,6 +16,7 @@ from lookalike.errors import LookalikeError
 from lookalike.evaluation_commands import evaluate
 from lookalike.gateway.commands import app as gateway_commands
 from lookalike.gateway.commands import keys_app as key_commands
+from lookalike.growth import growth
 from lookalike.index.commands import app as index_commands
 from lookalike.index.milvus.commands import app as milvus_commands
 from lookalike.index.milvus.commands import index as migrate_commands
@@ -25,6 +28,7 @@ from lookalike.server_commands import app as server_commands
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help="Reverse image search as a service.")
 index_commands.add_typer(delivery_commands)
 index_commands.add_typer(migrate_commands)
+index_commands.add_typer(bulk_commands)
 app.add_typer(index_commands, name="index")
 app.add_typer(milvus_commands, name="milvus")
 app.add_typer(model_commands, name="models")
@@ -34,6 +38,8 @@ app.add_typer(server_commands)
 app.add_typer(gateway_commands)
 app.command()(capacity)
 app.command()(demo)
+app.command()(embed)
+app.command()(growth)
 app.command()(search)
 app.command()(evaluate)
 app.command()(preflight)

@@ -75,7 +75,7 @@ class IndexEditor:
         """
         build = build_settings(self._settings, embedder.preparation)
         with self._writer() as writer:
-            ground = _Ground(self._settings.kind, build, _lender(writer, embedder), [])
+            ground = _Ground(self._settings.kind, build, lender(writer, embedder.fingerprint, embedder.preparation), [])
             return self._ingest(writer, catalogue, embedder, ground)
 
     def add(self, catalogue: Catalogue, embedder: ImageEmbedder) -> Edit:
@@ -125,7 +125,7 @@ class IndexEditor:
         incoming = [record_of(item, keys[item.item_id]) for item in wanted if item.item_id in keys]
         merged = merge_records(ground.records, incoming, self._options.duplicates)
         problems = [*embedded.problems, *merged.duplicates]
-        report = _write_report(writer.layout.reports_dir, problems)
+        report = write_report(writer.layout.reports_dir, problems)
         if not merged.records:
             raise SetupError(_nothing_to_index(catalogue, problems, report))
         draft = Draft(embedder.name, embedder.fingerprint, embedder.dim, ground.kind, ground.build, merged.records)
@@ -154,7 +154,7 @@ def build_settings(settings: IndexSettings, preparation: str) -> BuildSettings:
     )
 
 
-def _lender(writer: IndexWriter, embedder: ImageEmbedder) -> Snapshot | None:
+def lender(writer: IndexWriter, fingerprint: str, preparation: str) -> Snapshot | None:
     """Return the version in use when its embeddings can be used again; a damaged one does not hinder a new build."""
     try:
         base = writer.current()
@@ -163,7 +163,7 @@ def _lender(writer: IndexWriter, embedder: ImageEmbedder) -> Snapshot | None:
     except VectorIndexError as error:
         log.warning("the version in use lends no embeddings: %s", error)
         return None
-    alike = (base.manifest.fingerprint, base.manifest.build.preparation) == (embedder.fingerprint, embedder.preparation)
+    alike = (base.manifest.fingerprint, base.manifest.build.preparation) == (fingerprint, preparation)
     return base if alike else None
 
 
@@ -208,7 +208,7 @@ def record_of(item: Item, content_sha256: bytes) -> ItemRecord:
     )
 
 
-def _write_report(folder: Path, problems: list[Problem]) -> Path | None:
+def write_report(folder: Path, problems: list[Problem]) -> Path | None:
     """Write one JSON object a problem; return the file, or None when there is nothing to report."""
     if not problems:
         return None
