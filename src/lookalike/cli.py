@@ -49,7 +49,8 @@ app.command()(review)
 def main() -> None:
     """Run the command line: exit code 0 when all is well, 1 for an error that is told, 2 for wrong usage."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    logging.getLogger("httpx").setLevel(logging.WARNING)  # a line for each request is nothing for a terminal
+    for talkative in ("httpx", "botocore"):  # a line for each request or each client is nothing for a terminal
+        logging.getLogger(talkative).setLevel(logging.WARNING)
     try:
         app()
     except LookalikeError as error:
