@@ -1,4 +1,4 @@
-"""Deploys a one-node overlay on the cluster of the kubeconfig, and breaks things under load without a failed search.
+"""Deploys overlays/local on the cluster of the kubeconfig, and breaks things under load without a failed search.
 
     python -m k8s.e2e --image lookalike:local --next-image lookalike:next \
         --models s/models/1 --index s/index --next-index t/index --photo photo.jpg
@@ -87,10 +87,11 @@ def fill_store(folders: dict[str, Path]) -> None:
         sys.exit("e2e: the store could not be filled")
 
 
-def apply_overlay(overlay: str, image: str) -> None:
-    """Apply an overlay with the image that is tested."""
-    built = run(KUBECTL, "kustomize", ROOT / "k8s/overlays" / overlay)
-    manifests = built.replace("image: lookalike:local", f"image: {image}")
+def apply_overlay(image: str) -> None:
+    """Apply overlays/local with the image that is tested."""
+    manifests = run(KUBECTL, "kustomize", ROOT / "k8s/overlays/local").replace(
+        "image: lookalike:local", f"image: {image}"
+    )
     run(KUBECTL, "apply", "-f", "-", data=manifests.encode())
 
 
@@ -111,87 +112,42 @@ def stop_load() -> dict[str, list[str]]:
     return dict(json.loads(kubectl("logs", "load").splitlines()[-1]))
 
 
-def workloads() -> list[str]:
-    """Return the deployments, the router last: it is ready when all models are."""
-    found = kubectl("get", "deployments", "-o", "name").split()
-    return sorted(found, key=lambda name: name.endswith("/router"))
-
-
 def ready() -> None:
-    """Wait until every pod of every deployment is ready."""
-    for deployment in workloads():
-        kubectl("rollout", "status", deployment, "--timeout=10m")
-
-
-def delete_a_pod(workload: str) -> None:
-    """Delete one pod of a deployment and wait until another is ready in its place."""
-    selector = f"app.kubernetes.io/name={workload.rpartition('/')[2]}"
-    pods = kubectl("get", "pods", "-l", selector, "-o", "name").split()
-    say(f"deleting {pods[0]}")
-    kubectl("delete", pods[0])
-    ready()
-
-
-def say(step: str) -> None:
-    """Tell on stderr what is done now."""
-    sys.stderr.write(f"e2e: {step}\n")
+    """Wait until every router pod is ready."""
+    kubectl("rollout", "status", "deployment/router", "--timeout=10m")
 
 
 def checks(arguments: argparse.Namespace) -> dict[str, list[str]]:
     """Deploy, then kill, roll and rotate under load; return what the load counted."""
-    say(f"applying {arguments.overlay}")
-    apply_overlay(arguments.overlay, arguments.image)
+    apply_overlay(arguments.image)
     sleeping = ["python", "-c", "import time; time.sleep(3600)"]
     store = {"store": {"persistentVolumeClaim": {"claimName": "store"}}}
     kubectl("apply", "-f", "-", data=json.dumps(helper_pod("publisher", arguments.image, sleeping, store)).encode())
     kubectl("wait", "pod/publisher", "--for=condition=Ready", "--timeout=300s")
-    say("filling the store")
     fill_store({"models/1": arguments.models, "index": arguments.index})
     ready()
-    say("searching")
     start_load(arguments.image, arguments.photo, arguments.clients)
     time.sleep(20)
-    for workload in workloads():
-        delete_a_pod(workload)
-    say(f"rolling to {arguments.next_image}")
-    for workload in workloads():
-        kubectl("set", "image", workload, f"*={arguments.next_image}")
+    pods = kubectl("get", "pods", "-l", "app.kubernetes.io/name=router", "-o", "name").split()
+    kubectl("delete", pods[0])
     ready()
-    say("publishing the next index")
+    kubectl("set", "image", "deployment/router", f"*={arguments.next_image}")
+    ready()
     fill_store({"index": arguments.next_index})
     time.sleep(60)
-    if arguments.next_models:
-        change_embedder(arguments.next_models, arguments.pair)
     return stop_load()
-
-
-def change_embedder(models: Path, pair: Path) -> None:
-    """Bring a new embedder and its re-embedded index; until a pod has both, the old pair serves."""
-    say("publishing an index of the next embedder")
-    fill_store({"models/2": models, "index": pair})
-    time.sleep(30)
-    say("rolling to the next embedder")
-    for workload in workloads():
-        kubectl("set", "env", workload, "--containers=*", "LOOKALIKE_MODELS_URL=/store/models/2")
-    ready()
-    time.sleep(20)
 
 
 def main() -> None:
     """Run the check; the exit code is 0 when no search failed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--overlay", choices=["local", "local-split"], default="local")
     parser.add_argument("--image", default="lookalike:local")
     parser.add_argument("--next-image", default="lookalike:next", help="what is rolled to")
     for name in ("models", "index", "next-index", "photo"):
         parser.add_argument(f"--{name}", type=Path, required=True)
-    parser.add_argument("--next-models", type=Path, help="archives with another embedder, to be changed to")
-    parser.add_argument("--pair", type=Path, help="the store of the index when it holds those of both embedders")
     parser.add_argument("--clients", type=int, default=4)
     parser.add_argument("--loaded", action="store_true", help="the nodes have the images already (minikube's docker)")
     arguments = parser.parse_args()
-    if (arguments.next_models is None) != (arguments.pair is None):
-        parser.error("--next-models and --pair come together")
     run(KUBECTL, "version", "--request-timeout=10s")  # the clear line where no cluster answers
     if run(KUBECTL, "get", "namespace", NAMESPACE, "--ignore-not-found").strip():
         sys.exit(f"e2e: the namespace {NAMESPACE} exists: this check would overwrite and remove it")
@@ -202,8 +158,8 @@ def main() -> None:
     finally:
         run(KUBECTL, "delete", "namespace", NAMESPACE, "--timeout=300s", "--ignore-not-found")
     sys.stdout.write(json.dumps(counted, indent=2) + "\n")
-    swapped = len(counted["versions"]) == (3 if arguments.next_models else 2)
-    sys.exit(0 if not counted["failures"] and swapped else "e2e: searches failed, or a new index never came")
+    swapped = len(counted["versions"]) == 2
+    sys.exit(0 if not counted["failures"] and swapped else "e2e: searches failed, or the new index never came")
 
 
 if __name__ == "__main__":

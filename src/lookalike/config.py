@@ -88,9 +88,6 @@ class RouterSettings(Settings):
     crop_px: Annotated[int, Field(ge=1)] = 256
     max_connections: Annotated[int, Field(ge=1)] = 64
     resolve_s: Annotated[float, Field(gt=0)] = 1.0  # how old the addresses behind a model's host name may be
-    # Calls in a row without an answer after which a model server is spared; 0: never. After the pause one call tries.
-    circuit_failures: Annotated[int, Field(ge=0)] = 5
-    circuit_open_s: Annotated[float, Field(gt=0)] = 1.0
     threads: Annotated[int, Field(ge=1)] = 4  # for decoding and look-ups, which release the GIL
     index_poll_s: Annotated[float, Field(gt=0)] = 1.0
     limits: ImageLimits = ImageLimits()

@@ -3,7 +3,6 @@
 import asyncio
 import io
 import logging
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import numpy as np
@@ -12,7 +11,6 @@ from aiohttp import web
 from PIL import Image
 
 from lookalike import rows as wire
-from lookalike.circuit import Circuit
 from lookalike.clients import HttpModelClient
 from lookalike.config import RouterSettings
 from lookalike.errors import DeadlineExceeded, ModelFailed, ModelUnavailable, ServiceError
@@ -182,51 +180,14 @@ async def test_every_hop_carries_the_request_id(client: HttpModelClient, server:
 
 
 async def test_a_hanging_model_ends_at_the_deadline(client: HttpModelClient, server: SmallServer) -> None:
+    async def hang(request: web.Request) -> web.StreamResponse:
+        await asyncio.sleep(30)
+        return web.Response()
+
     server.answers = [hang]
     deadline = Deadline(200)
     with pytest.raises(DeadlineExceeded, match=r"'embed' did not end"):
         await deadline.bound("embed", client.embed([IMAGE], deadline))
-
-
-async def hang(request: web.Request) -> web.StreamResponse:
-    await asyncio.sleep(30)
-    return web.Response()
-
-
-async def given_up(client: HttpModelClient, ms: float) -> float:
-    """Return the seconds that a call takes until it fails."""
-    begun_s, deadline = time.monotonic(), Deadline(5000)
-    with pytest.raises(ServiceError):
-        await deadline.bound("embed", client.embed([IMAGE], deadline), ms)
-    return time.monotonic() - begun_s
-
-
-async def test_a_server_that_hangs_is_spared_until_it_answers_again(
-    client: HttpModelClient, server: SmallServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    endpoint = client.embedder
-    monkeypatch.setattr(endpoint, "_circuit", Circuit("embed", failures=2, open_s=0.2))
-    monkeypatch.setattr(endpoint, "_patience_s", 0.1)
-    server.answers = [hang] * 3
-    await given_up(client, 20)  # a client in a hurry tells nothing of the server
-    await given_up(client, 150)
-    await given_up(client, 150)
-    asked = len(server.bodies)
-    with pytest.raises(ModelUnavailable, match=r"^embed: the model server does not answer$") as told:
-        await client.embed([IMAGE], Deadline(5000))
-    assert 0 < told.value.retry_after_s <= 0.2
-    assert len(server.bodies) == asked
-    await asyncio.sleep(0.2)
-    assert (await client.embed([IMAGE], Deadline(5000))).embeddings.shape == (1, 2)
-    assert (await client.embed([IMAGE], Deadline(5000))).embeddings.shape == (1, 2)
-
-
-async def test_errors_that_a_model_tells_leave_the_circuit_closed(client: HttpModelClient, server: SmallServer) -> None:
-    server.answers = [refuse] * 20
-    for _ in range(20):
-        with pytest.raises(ModelFailed):
-            await client.embed([IMAGE], Deadline(5000))
-    assert (await client.embed([IMAGE], Deadline(5000))).embeddings.shape == (1, 2)
 
 
 async def test_crops_are_fitted_anew_when_an_embedder_of_another_size_answers(
