@@ -85,7 +85,8 @@ test-unit: setup ## Run the tests that need neither models nor a server
 	@$(BIN)/python -m pytest tests/unit
 
 resilience: archives ## Test every promise of docs/promises.md at its full size, and write the figures there
-	@$(BIN)/python -m pytest --full tests/resilience
+	@$(BIN)/python -m pytest --resilience full tests/resilience
+	@$(BIN)/python -m tests.resilience.promises
 
 test-e2e: browser archives ## Run the tests on a real TorchServe
 	@$(BIN)/python -m pytest tests/e2e

@@ -88,6 +88,8 @@ class RouterSettings(Settings):
     crop_px: Annotated[int, Field(ge=1)] = 256
     max_connections: Annotated[int, Field(ge=1)] = 64
     resolve_s: Annotated[float, Field(gt=0)] = 1.0  # how old the addresses behind a model's host name may be
+    circuit_failures: Annotated[int, Field(ge=0)] = 5  # calls in a row that open a model's circuit; 0: it never opens
+    circuit_open_s: Annotated[float, Field(gt=0)] = 2.0  # from then on one call in this time is let through as a probe
     threads: Annotated[int, Field(ge=1)] = 4  # for decoding and look-ups, which release the GIL
     index_poll_s: Annotated[float, Field(gt=0)] = 1.0
     limits: ImageLimits = ImageLimits()

@@ -80,6 +80,10 @@ class SearchService:
         return list(await asyncio.gather(*(self._respond(row) for row in rows)))
 
     async def _respond(self, row: Row) -> Reply:
+        reply = await self._reply_to(row)
+        return dataclasses.replace(reply, circuits=self._models.circuits())
+
+    async def _reply_to(self, row: Row) -> Reply:
         timer = StageTimer()
         try:
             if row.path:

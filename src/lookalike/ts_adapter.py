@@ -111,6 +111,8 @@ class Adapter:
 
     def _report(self, reply: Reply, request: Row, total_ms: float) -> None:
         """Count the reply, time its stages and write its log line."""
+        for stage, state in reply.circuits.items():
+            self._metrics.circuit(stage, state)
         if request.path:
             return  # probes come every few seconds: they would drown what the clients see
         self._metrics.count(self._endpoint, reply.status)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from lookalike.config import IndexSettings
 from lookalike.errors import IndexMismatch, InvalidOption
+from lookalike.index.draft import Draft
 from lookalike.index.faiss_index import FaissIndex, open_index
 from lookalike.index.hnsw import Graph
 from lookalike.index.items import ItemRecord
@@ -20,7 +21,7 @@ from lookalike.index.manifest import BuildSettings, Kind
 from lookalike.index.protocol import VectorIndex
 from lookalike.index.store import KnownEmbeddings
 from lookalike.index.verify import measure_recall
-from lookalike.index.writer import Draft, IndexWriter
+from lookalike.index.writer import IndexWriter
 from lookalike.schemas import Filters, Hit
 from tests.milvus_running import catalogue_in, filled, manifest_of
 

@@ -1,93 +1,79 @@
-"""What the promises are tested on: a TorchServe that may be killed, a gateway before it, figures that are kept."""
+"""Promises: each has a figure that its test measures, holds against a limit, prints, and keeps for docs/promises.md."""
 
-import dataclasses
 import os
-import sys
-from collections.abc import Callable, Iterator
-from pathlib import Path
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 
-from lookalike.archives import ArchiveSources, build_archives
-from lookalike.catalogue import read_catalogue
-from lookalike.config import IndexSettings
-from lookalike.image_embedder import WholeImageEmbedder
-from lookalike.index.edits import IndexEditor
-from lookalike.server import ServerProcess, start_server
-from lookalike.server_config import ServerFiles, ServerSettings, free_ports
-from tests.e2e.catalogue_drawn import write_catalogue
-from tests.e2e.surroundings import ROOT
-from tests.gateway_running import running_gateway
-from tests.resilience.promises import Figures, write_page
+from tests.resilience.killable import Killable, running_killable
+from tests.resilience.promises import FIGURES, ROOT, Figures, Promise
 
-FIGURES = pytest.StashKey[Figures]()
-Promise = Callable[[str], None]
-
-
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--full", action="store_true", help="every promise at its full size; writes docs/promises.md")
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    config.stash[FIGURES] = {}
-
-
-def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
-    if exitstatus == 0 and session.config.getoption("--full", False) and session.config.stash[FIGURES]:
-        write_page(ROOT, session.config.stash[FIGURES])
-
-
-@pytest.fixture(scope="session")
-def full(pytestconfig: pytest.Config) -> bool:
-    """Whether to test at full size: `make resilience`, not `make test`."""
-    return bool(pytestconfig.getoption("--full", False))
+_KEPT = pytest.StashKey[Figures]()
+_START_S = pytest.StashKey[float]()
 
 
 @pytest.fixture
 def promise(request: pytest.FixtureRequest) -> Promise:
-    """Keep and print the figure that a promise was held with."""
-
-    def keep(figure: str) -> None:
-        request.config.stash.setdefault(FIGURES, {})[request.node.nodeid] = figure
-        sys.stdout.write(f"\n{request.node.nodeid}: {figure}\n")
-
-    return keep
-
-
-@dataclasses.dataclass
-class Killable:
-    """A TorchServe with all models that can be started again at its port, and the gateway before it."""
-
-    files: ServerFiles
-    archives: dict[str, Path]
-    settings: ServerSettings
-    gateway_url: str
-    process: ServerProcess
-
-    def start_again(self) -> None:
-        """Do what Kubernetes does when a pod's container has ended."""
-        self.process.stop()
-        self.process = start_server(self.archives, self.files, self.settings)
+    return Promise(request.config.stash[_KEPT])
 
 
 @pytest.fixture(scope="session")
-def killable(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Killable]:
-    folder = tmp_path_factory.mktemp("killable")
-    catalogue = read_catalogue(write_catalogue(tmp_path_factory.mktemp("catalogue")))
-    IndexEditor(folder / "index", IndexSettings()).build(
-        catalogue, WholeImageEmbedder.load(ROOT / "var/models/embedder")
-    )
-    files = dataclasses.replace(ServerFiles.of(ROOT), index_dir=folder / "index", state=folder / "state")
-    archives = build_archives(ArchiveSources.of(ROOT), files.archives)
-    port, metrics_port = free_ports("127.0.0.1", 2)
-    settings = ServerSettings(port=port, metrics_port=metrics_port)
-    with pytest.MonkeyPatch.context() as patch:
-        for name in [name for name in os.environ if name.startswith("LOOKALIKE_")]:
-            patch.delenv(name)
-        patch.setenv("LOOKALIKE_ROUTER_MODELS", "http")
-        process = start_server(archives, files, settings)
-        upstream = f"http://127.0.0.1:{port}"
-        with running_gateway(upstream_url=upstream, rate="", health_cache_s=0.1, max_in_flight_per_client=32) as url:
-            running = Killable(files, archives, settings, url, process)
-            yield running
-        running.process.stop()
+def full(request: pytest.FixtureRequest) -> bool:
+    """Whether this is the whole form, of `make resilience`."""
+    return bool(request.config.getoption("--resilience") == "full")
+
+
+@pytest.fixture(scope="session")
+def cycles(request: pytest.FixtureRequest, full: bool) -> int:
+    wanted = int(request.config.getoption("--cycles"))
+    return wanted if full else max(1, wanted // 10)
+
+
+@pytest.fixture(scope="session")
+def shared_killable(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Killable]:
+    with running_killable(tmp_path_factory.mktemp("killable")) as server:
+        yield server
+
+
+@pytest.fixture
+def killable(shared_killable: Killable) -> Killable:
+    """A server that is whole, whatever the test before has done to it."""
+    shared_killable.make_whole()
+    return shared_killable
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "full: runs in the full form alone")
+    config.stash[_KEPT], config.stash[_START_S] = Figures(), time.monotonic()
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--resilience") == "full":
+        return
+    left_out = [item for item in items if item.get_closest_marker("full")]
+    if left_out:
+        items[:] = [item for item in items if not item.get_closest_marker("full")]
+        config.hook.pytest_deselected(items=left_out)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_sessionfinish(session: pytest.Session) -> Iterator[Any]:
+    config, new = session.config, session.config.stash[_KEPT]
+    if new.figures:
+        full = config.getoption("--resilience") == "full"
+        place = FIGURES if full else ROOT / "var/resilience/short.json"
+        new.day, new.cores = f"{datetime.now(UTC):%Y-%m-%d}", os.cpu_count() or 1
+        new.seconds = round(time.monotonic() - config.stash[_START_S], 1)
+        Figures.load(place).with_new(new).save(place)
+    return (yield)
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    figures = config.stash[_KEPT].figures
+    if figures:
+        terminalreporter.section("promises")
+        for name, figure in sorted(figures.items()):
+            terminalreporter.write_line(f"{name}: {figure.words()}")

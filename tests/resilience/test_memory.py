@@ -5,7 +5,7 @@ import io
 import random
 import statistics
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import httpx
 import psutil
@@ -14,16 +14,14 @@ from PIL import Image
 
 from lookalike.process_table import server_processes
 from tests.e2e.catalogue_drawn import COLOURS, SHAPES, draw
-from tests.resilience.conftest import Killable
-from tests.resilience.load import wait_for_health
+from tests.resilience.killable import Killable
+from tests.resilience.promises import Promise
 
-REQUESTS, WARM_UP, LOOK_EVERY, CLIENTS = 10_000, 3_000, 500, 4
-GROWTH = 0.02
+WARM_UP, LOOKS, CLIENTS = 0.3, 20, 4
+GROWTH_PERCENT = 2.0
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 ENDPOINTS = ("search", "search", "search", "detector", "embedder", "metadata_creator")
 GOOD, BAD = {200}, {400, 413, 415, 422}
-
-Promise = Callable[[str], None]
 
 
 def bodies() -> list[tuple[bytes, set[int]]]:
@@ -77,27 +75,25 @@ def resident_mb(killable: Killable) -> dict[str, float]:
 
 def model_of(arguments: Sequence[str]) -> str:
     """Return which worker this is: the number of its socket, as TorchServe counts them."""
-    return f"worker {arguments[arguments.index('--sock-name') + 1].rpartition('.')[2]}"
+    return f"worker_{arguments[arguments.index('--sock-name') + 1].rpartition('.')[2]}"
 
 
-def test_ten_thousand_mixed_requests_leave_no_memory_behind(killable: Killable, full: bool, promise: Promise) -> None:
-    if not full:
-        pytest.skip("takes minutes: `make resilience` runs it")
-    if not killable.process.is_running():
-        killable.start_again()
-    wait_for_health(killable.gateway_url, True, 60)
-    run(killable.process.base_url, WARM_UP, seed=0)
+@pytest.mark.full
+def test_thousands_of_mixed_requests_leave_no_memory_behind(
+    killable: Killable, request: pytest.FixtureRequest, promise: Promise
+) -> None:
+    requests = int(request.config.getoption("--requests"))
+    run(killable.process.base_url, round(WARM_UP * requests), seed=0)
     counted, looks = Counter[int](), []
-    for seed in range(REQUESTS // LOOK_EVERY):
-        counted += run(killable.process.base_url, LOOK_EVERY, seed + 1)
+    for seed in range(1, LOOKS + 1):
+        counted += run(killable.process.base_url, requests // LOOKS, seed)
         looks.append(resident_mb(killable))
     assert len({frozenset(look) for look in looks}) == 1, "a process was started anew"
-    half = len(looks) // 2
-    growth = {name: middle(looks[half:], name) / middle(looks[:half], name) - 1 for name in looks[0]}
-    told = ", ".join(f"{name} {looks[-1][name]:.0f} MB {100 * grown:+.1f} %" for name, grown in sorted(growth.items()))
-    statuses = ", ".join(f"{number} x {status}" for status, number in sorted(counted.items()))
-    promise(f"{told}; {statuses}")
-    assert max(growth.values()) < GROWTH
+    promise("memory.requests", counted.total(), "requests")
+    promise("memory.refused", counted.total() - counted[200], "bad requests")
+    for name in sorted(looks[0]):
+        grown = middle(looks[LOOKS // 2 :], name) / middle(looks[: LOOKS // 2], name) - 1
+        promise(f"memory.growth_of_{name}", 100 * grown, "%", at_most=GROWTH_PERCENT)
 
 
 def middle(looks: Sequence[dict[str, float]], name: str) -> float:

@@ -1,14 +1,12 @@
-"""The page of promises: every test that it names is there, and figures stand beside the promise that they belong to."""
+"""The page of promises: every test that it names is there, each figure has its promise, and the page is up to date."""
 
 import re
 
 import pytest
 
-from tests.e2e.surroundings import ROOT
-from tests.resilience.promises import PAGE, Held, page, read_promises
+from tests.resilience.promises import FIGURES, PAGE, ROOT, Figure, Figures, Promise, Promised, page, promised
 
-PROMISES = read_promises(ROOT)
-NAMED = sorted({test for group in PROMISES.values() for held in group for test in held.tests})
+NAMED = sorted({test for one in promised() for test in one.tests})
 
 
 @pytest.mark.parametrize("test", NAMED)
@@ -17,18 +15,29 @@ def test_a_promise_is_held_by_a_test_that_exists(test: str) -> None:
     assert re.search(rf"^(async )?def {function}\(", (ROOT / file).read_text(), re.MULTILINE)
 
 
-def test_the_page_shows_each_figure_beside_its_promise() -> None:
-    listed = [
-        Held(promise="It holds.", tests=("tests/a.py::test_a",)),
-        Held(promise="And so on.", tests=("tests/b.py::test_b",)),
-    ]
-    figures = {"tests/a.py::test_a[x]": "3 ms", "tests/a.py::test_a[y]": "4 ms", "tests/a.py::test_ab": "no"}
-    assert page({"Faults": listed}, figures).splitlines()[-2:] == [
-        "| It holds. | [`test_a`](../tests/a.py) | x: 3 ms<br>y: 4 ms |",
-        "| And so on. | [`test_b`](../tests/b.py) |  |",
-    ]
+def test_every_figure_that_is_kept_belongs_to_a_promise() -> None:
+    beginnings = tuple(name for one in promised() for name in one.figures)
+    assert [name for name in Figures.load(FIGURES).figures if not name.startswith(beginnings)] == []
 
 
-def test_the_page_in_docs_is_of_these_promises() -> None:
-    written = (ROOT / PAGE).read_text()
-    assert [held.promise for group in PROMISES.values() for held in group if held.promise not in written] == []
+def test_the_page_is_made_of_what_is_promised_and_measured() -> None:
+    assert PAGE.read_text() == page(promised(), Figures.load(FIGURES))
+
+
+def test_a_figure_stands_with_its_limit_beside_its_promise() -> None:
+    figures = Figures(
+        figures={
+            "crowd.next": Figure(figure=1.5, unit="s", at_most=5, kept=True),
+            "crowded": Figure(figure=1, unit="s", kept=True),
+        }
+    )
+    one = Promised(trouble="It is slow.", promise="It is not.", tests=["tests/a.py::test_a"], figures=["crowd."])
+    row = "| It is slow. | It is not. | crowd, next: 1.5 s (at most 5 s) | `a.py::test_a` |"
+    assert page([one], figures).splitlines()[-1] == row
+
+
+def test_a_figure_beyond_its_limit_fails_and_is_told() -> None:
+    figures = Figures()
+    with pytest.raises(AssertionError, match=r"crowd.next: 6 s \(at most 5 s\) NOT KEPT"):
+        Promise(figures)("crowd.next", 6, "s", at_most=5)
+    assert not figures.figures["crowd.next"].kept

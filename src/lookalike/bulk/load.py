@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 from lookalike.bulk.output import PROBLEMS, BulkOutput, BulkPlan, PartReport
 from lookalike.config import IndexSettings
 from lookalike.errors import SetupError, StoreDamaged
-from lookalike.index.durable import told_when_full
+from lookalike.index.draft import Draft
+from lookalike.index.durable import told_when_not_stored
 from lookalike.index.edits import Edit, build_settings, lender, write_report
 from lookalike.index.items import ItemRecord
 from lookalike.index.merge import merge_records
 from lookalike.index.store import KnownEmbeddings
-from lookalike.index.writer import Draft, IndexWriter
+from lookalike.index.writer import IndexWriter
 from lookalike.ingest import Duplicates, Problem
 
 
@@ -38,7 +39,7 @@ def load_embeddings(output: BulkOutput, index_dir: Path, settings: IndexSettings
     if not summary.items:
         raise SetupError(f"none of the {plan.items} images of {plan.source} can be read: nothing was published")
     with IndexWriter(index_dir, settings.keep_versions) as writer, TemporaryDirectory(dir=index_dir) as work:
-        with told_when_full(index_dir):
+        with told_when_not_stored(index_dir):
             known = _gathered(output, plan, reports, Path(work) / "embeddings.f32")
         records = [record for record in _records(output, reports) if record.content_sha256 in known]
         if len(records) != summary.items:

@@ -11,14 +11,15 @@ from pathlib import Path
 from lookalike.catalogue import Catalogue, Item, printable
 from lookalike.config import IndexSettings
 from lookalike.errors import IndexMismatch, IndexUnavailable, SetupError, VectorIndexError
-from lookalike.index.durable import told_when_full
+from lookalike.index.draft import Draft
+from lookalike.index.durable import told_when_not_stored
 from lookalike.index.items import ItemRecord
 from lookalike.index.layout import IndexLayout
 from lookalike.index.manifest import BuildSettings, Manifest, WantedKind
 from lookalike.index.merge import merge_records
 from lookalike.index.snapshot import Snapshot
 from lookalike.index.store import EmbeddingStore, KnownEmbeddings
-from lookalike.index.writer import Draft, IndexWriter
+from lookalike.index.writer import IndexWriter
 from lookalike.ingest import ImageEmbedder, Ingest, IngestOptions, Problem
 from lookalike.progress import progress_shown
 
@@ -213,7 +214,7 @@ def write_report(folder: Path, problems: list[Problem]) -> Path | None:
     if not problems:
         return None
     path = folder / f"{datetime.now(UTC):%Y%m%dT%H%M%S.%f}.jsonl"
-    with told_when_full(folder):
+    with told_when_not_stored(folder):
         folder.mkdir(exist_ok=True)
         path.write_text("".join(json.dumps(asdict(problem), ensure_ascii=False) + "\n" for problem in problems))
     return path

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from lookalike.config import IndexSettings
 from lookalike.errors import IndexDamaged, IndexMismatch, IndexUnavailable
+from lookalike.index.draft import Draft
 from lookalike.index.edits import build_settings
 from lookalike.index.faiss_index import FaissIndex
 from lookalike.index.items import ItemRecord
@@ -16,7 +17,7 @@ from lookalike.index.milvus.index import MilvusIndex
 from lookalike.index.snapshot import Snapshot
 from lookalike.index.store import EmbeddingStore
 from lookalike.index.verify import verify_snapshot
-from lookalike.index.writer import Draft, IndexWriter
+from lookalike.index.writer import IndexWriter
 from lookalike.progress import progress_shown
 
 
