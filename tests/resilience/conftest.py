@@ -1,9 +1,12 @@
 """Promises: each has a figure that its test measures, holds against a limit, prints, and keeps for docs/promises.md."""
 
+import multiprocessing
 import os
+import sys
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from multiprocessing import forkserver
 from typing import Any
 
 import pytest
@@ -29,6 +32,17 @@ def full(request: pytest.FixtureRequest) -> bool:
 def cycles(request: pytest.FixtureRequest, full: bool) -> int:
     wanted = int(request.config.getoption("--cycles"))
     return wanted if full else max(1, wanted // 10)
+
+
+@pytest.fixture(scope="session")
+def processes() -> multiprocessing.context.ForkServerContext:
+    """Start processes from one that has imported what they need: a start is then a matter of milliseconds."""
+    context = multiprocessing.get_context("forkserver")
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+        context.set_forkserver_preload(["tests.resilience.killed_editor"])
+        forkserver.ensure_running()
+    return context
 
 
 def pytest_configure(config: pytest.Config) -> None:
