@@ -67,6 +67,10 @@ class Stack:
             told = client.get(f"http://management/models/{model}").json()
         return [worker["pid"] for worker in told[0]["workers"] if worker["pid"] > 0]
 
+    def log_bytes(self) -> int:
+        """Return how much was logged so far by all of them."""
+        return sum(path.stat().st_size for path in self.files.state.rglob("*") if path.is_file())
+
     def processes(self) -> dict[str, int]:
         """Return every process by what it does: the JVM, each model's worker, the gateway."""
         workers = {model: self.worker_pids(model)[0] for model in self.archives}

@@ -22,7 +22,7 @@ from tests.resilience.promises import Promise
 Items = frozenset[str]
 MOST = 60
 ACTIONS = ("ingest", "add", "remove", "publish")
-KILL_WITHIN = 1.3  # times what the edit takes when it is left alone
+KILL_WITHIN = 1.0  # times what the edit takes when it is left alone
 
 
 def ids_of(numbers: set[int]) -> Items:
@@ -157,14 +157,16 @@ def test_no_kill_loses_doubles_or_halves_anything(
     run.acknowledged = 0
     run.reader = Reader(run.index_dir)
     try:
-        for number in range(cycles):
+        for number in range(3 * cycles):
             run.run(ACTIONS[number % len(ACTIONS)] if run.held else "add")
+            if run.killed == cycles:
+                break
     finally:
         run.reader.close()
     assert run.reader.wrong == []
     assert run.lost == [] and run.doubled == []
-    # Enough of them were met in the middle, and enough came to their end, for this to mean anything.
-    promise("kills.writers_killed", run.killed, "kills", at_least=cycles / 3)
+    # Enough came to their end for this to mean anything.
+    promise("kills.writers_killed", run.killed, "kills", at_least=cycles)
     promise("kills.edits_acknowledged", run.acknowledged, "edits", at_least=cycles / 20)
     promise("kills.items_lost_or_doubled", len(run.lost) + len(run.doubled), "items", at_most=0)
     promise("kills.answers_of_a_half_index", len(run.reader.wrong), "answers", at_most=0)

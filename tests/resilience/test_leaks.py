@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from tests.resilience.promises import Promise
-from tests.resilience.real_stack import Stack, ask, photo, running_stack
+from tests.resilience.real_stack import JPEG, Stack, ask, photo, running_stack
 
 pytestmark = pytest.mark.full
 CLIENTS, SAMPLE_S = 6, 0.5
@@ -77,8 +77,15 @@ def test_no_process_grows(stack: Stack, request: pytest.FixtureRequest, promise:
     count = int(request.config.getoption("--requests"))
     processes = {name: psutil.Process(pid) for name, pid in stack.processes().items()}
     samples: dict[str, list[tuple[int, int]]] = {name: [] for name in processes}
-    clients, start_s = Clients(stack, count), time.monotonic()
+    with httpx.Client(base_url=stack.url, headers=JPEG) as http:
+        first = ask(http, photo(480))
+    assert first.status == 200
+    promise("cold.first_search", first.seconds, "s", at_most=1)
+    clients, start_s, log_bytes = Clients(stack, count), time.monotonic(), stack.log_bytes()
+    threads = 0
     for done in clients:
+        if done < WARM_UP * count:
+            threads = sum(process.num_threads() for process in processes.values())
         for name, process in processes.items():
             samples[name].append((done, process.memory_info().rss))
     seconds = time.monotonic() - start_s
@@ -88,6 +95,9 @@ def test_no_process_grows(stack: Stack, request: pytest.FixtureRequest, promise:
     assert bad <= {415, 422}, clients.told
     promise("leaks.requests", clients.done, "requests", at_least=count)
     promise("leaks.requests_a_second", clients.done / seconds, "per s")
+    now = sum(process.num_threads() for process in processes.values())
+    promise("leaks.threads_more", now - threads, "threads", at_most=2)
+    promise("leaks.log_of_a_request", (stack.log_bytes() - log_bytes) / count, "bytes", at_most=3000)
     grown = {name: growth_percent(kept, count) for name, kept in samples.items()}
     for name, kept in samples.items():
         promise(f"leaks.{name}_holds", kept[-1][1] / 1e6, "MB")
