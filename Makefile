@@ -19,7 +19,7 @@ TARGET       ?= cpu
 DOCKER_FLAGS ?=
 ROOT_RUN := $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: resilience image image-test k8s-validate k8s-e2e help setup models archives browser catalogue index serve web stop status demo screenshots test test-unit test-e2e lint type fmt lock bench clean
+.PHONY: image image-test k8s-validate k8s-e2e help setup models archives browser catalogue index serve web stop status demo screenshots test test-unit test-e2e resilience lint type fmt lock bench clean
 
 help: ## Show this help
 	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  \033[1m%-12s\033[0m %s\n", $$1, $$2}'
@@ -84,9 +84,9 @@ test: setup browser lint type models archives ## Check style and types, run ever
 test-unit: setup ## Run the tests that need neither models nor a server
 	@$(BIN)/python -m pytest tests/unit
 
-resilience: archives ## Test every promise of docs/promises.md at its full size, and write the figures there
-	@$(BIN)/python -m pytest --resilience full tests/resilience
-	@$(BIN)/python -m tests.resilience.promises
+resilience: archives ## Kill, fill, flood and damage it; hold every promise and write docs/promises.md (ARGS=--requests=1000)
+	@status=0; $(BIN)/python -m pytest tests/resilience --resilience=full $(ARGS) || status=$$?; \
+	$(BIN)/python -m tests.resilience.promises; exit $$status
 
 test-e2e: browser archives ## Run the tests on a real TorchServe
 	@$(BIN)/python -m pytest tests/e2e

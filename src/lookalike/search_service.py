@@ -111,7 +111,7 @@ class SearchService:
 
     async def _health(self, row: Row) -> Reply:
         """Ask every part on its own, so that the answer names each that is not ready; then the whole chain."""
-        deadline = Deadline(self._settings.deadline_ms, row.request_id)
+        deadline = Deadline(_budget_ms(row, self._settings.deadline_ms), row.request_id)
         checks = {"index": self._index_state(), **await self._models.states(deadline)}
         if all(state == "ok" for state in checks.values()):
             checks["search"] = await self._golden_search(deadline)

@@ -1,14 +1,16 @@
 """Promises: each has a figure that its test measures, holds against a limit, prints, and keeps for docs/promises.md."""
 
+import multiprocessing
 import os
+import sys
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from multiprocessing import forkserver
 from typing import Any
 
 import pytest
 
-from tests.resilience.killable import Killable, running_killable
 from tests.resilience.promises import FIGURES, ROOT, Figures, Promise
 
 _KEPT = pytest.StashKey[Figures]()
@@ -33,16 +35,14 @@ def cycles(request: pytest.FixtureRequest, full: bool) -> int:
 
 
 @pytest.fixture(scope="session")
-def shared_killable(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Killable]:
-    with running_killable(tmp_path_factory.mktemp("killable")) as server:
-        yield server
-
-
-@pytest.fixture
-def killable(shared_killable: Killable) -> Killable:
-    """A server that is whole, whatever the test before has done to it."""
-    shared_killable.make_whole()
-    return shared_killable
+def processes() -> multiprocessing.context.ForkServerContext:
+    """Start processes from one that has imported what they need: a start is then a matter of milliseconds."""
+    context = multiprocessing.get_context("forkserver")
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+        context.set_forkserver_preload(["tests.resilience.killed_editor"])
+        forkserver.ensure_running()
+    return context
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -85,7 +85,7 @@ class Promise:
 
 
 class Promised(BaseModel, extra="forbid"):
-    """One line of promises.yaml; `figures` are beginnings of the names that its tests give to `promise`."""
+    """One line of promises.yaml; `figures` are names that its tests give to `promise`."""
 
     trouble: str
     promise: str
@@ -107,11 +107,9 @@ def page(promises: list[Promised], figures: Figures) -> str:
 
 
 def _cells(one: Promised, figures: Figures) -> tuple[str, str, str, str]:
-    beginnings = tuple(one.figures)
-    named = [
-        (name, figure) for name, figure in sorted(figures.figures.items()) if beginnings and name.startswith(beginnings)
+    measured = [
+        f"{name.replace('_', ' ')}: {figures.figures[name].words()}" for name in one.figures if name in figures.figures
     ]
-    measured = [f"{name.replace('_', ' ').replace('.', ', ')}: {figure.words()}" for name, figure in named]
     return one.trouble, one.promise, "<br>".join(measured), "<br>".join(f"`{_short(test)}`" for test in one.tests)
 
 
