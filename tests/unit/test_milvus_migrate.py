@@ -12,7 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from typer.testing import CliRunner
 
+from lookalike.cli import app
 from lookalike.config import IndexSettings
 from lookalike.errors import IndexDamaged, IndexMismatch, IndexUnavailable
 from lookalike.index.faiss_index import open_index
@@ -31,7 +33,7 @@ COUNT, DIM = 600, 16
 SETTINGS = IndexSettings()
 OPTIONS = Options(sample=30)
 COMMAND = [sys.executable, "-c", "from lookalike.cli import main; main()"]
-MANY = 300  # in calls of five
+MANY = 200  # in calls of two
 
 
 def embeddings_of(count: int) -> NDArray[np.float32]:
@@ -188,7 +190,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MilvusServer]:
 def migrate(server: MilvusServer, *arguments: str) -> "subprocess.Popen[str]":
     small = {
         "LOOKALIKE_MILVUS_URI": server.uri,
-        "LOOKALIKE_MILVUS_BATCH_ITEMS": "5",
+        "LOOKALIKE_MILVUS_BATCH_ITEMS": "2",
         "LOOKALIKE_MILVUS_TIMEOUT_S": "10",
     }
     return subprocess.Popen(
@@ -228,39 +230,62 @@ def test_a_killed_migration_goes_on_and_doubles_nothing(tmp_path: Path, server: 
     catalogue = MilvusCatalogue(server.connect(), "killed")
 
     def some_are_there() -> bool:
-        return any(catalogue.stored_count(name) > 50 for name in catalogue.names())
+        return any(catalogue.stored_count(name) > 20 for name in catalogue.names())
 
     killed_when(migrate(server, str(source), "milvus:killed"), some_are_there)
     (begun,) = catalogue.names()
     there = settled(lambda: catalogue.stored_count(begun))
     assert catalogue.current() is None
-    assert 50 < there < MANY
+    assert 20 < there < MANY
     output = finished(migrate(server, str(source), "milvus:killed"))
     assert f"moved {MANY - there} items, {there} were there already" in output
     assert (catalogue.names(), catalogue.current()) == ([begun], begun)
     assert MilvusIndex(catalogue, begun).info.count == MANY
 
     chunks = back / "embeddings"
-    killed_when(migrate(server, "milvus:killed", str(back)), lambda: len(list(chunks.glob("*/*.npy"))) > 10)
-    read = 5 * len([path for path in chunks.glob("*/*.npy") if not path.name.startswith(".")])
+    killed_when(migrate(server, "milvus:killed", str(back)), lambda: len(list(chunks.glob("*/*.npy"))) > 5)
+    read = 2 * len([path for path in chunks.glob("*/*.npy") if not path.name.startswith(".")])
     assert not (back / "CURRENT").exists()
-    assert 50 <= read < MANY
+    assert 10 < read < MANY
     output = finished(migrate(server, "milvus:killed", str(back)))
     assert f"moved {MANY - read} items, {read} were there already" in output
     assert files_of(back) == files_of(source)
 
 
-def test_the_command_says_in_one_line_what_is_wrong(tmp_path: Path, server: MilvusServer) -> None:
-    source = publish(tmp_path / "source", count=5)
+def test_the_commands_say_what_is_wrong(tmp_path: Path, server: MilvusServer) -> None:
+    source = str(publish(tmp_path / "source", count=5))
     for arguments, told in (
-        (
-            ("--uri", "http://127.0.0.1:9", str(source), "milvus:x"),
-            "error: Milvus at http://127.0.0.1:9 failed while con",
-        ),
-        ((str(source), "milvus:x-y"), "error: 'x-y' is no name of a catalogue in Milvus (allowed: "),
-        (("milvus:nobody", str(tmp_path / "back")), "error: no catalogue nobody is published in Milvus at "),
+        (("--uri", "http://127.0.0.1:9", source, "milvus:x"), "Milvus at http://127.0.0.1:9 failed while connecting"),
+        (("--uri", server.uri, source, "milvus:x-y"), "'x-y' is no name of a catalogue in Milvus"),
+        (("--uri", server.uri, "milvus:nobody", str(tmp_path / "back")), "no catalogue nobody is published in Milvus"),
     ):
-        process = migrate(server, *arguments)
-        _, errors = process.communicate(timeout=60)
-        assert (process.returncode, len(errors.splitlines())) == (1, 1), errors
-        assert errors.startswith(told)
+        failed = CliRunner().invoke(app, ["index", "migrate", *arguments])
+        assert failed.exit_code == 1
+        assert told in str(failed.exception)
+    wrong = CliRunner().invoke(app, ["index", "migrate", "a", "b"])
+    assert (wrong.exit_code, "the other milvus:CATALOGUE" in " ".join(wrong.output.replace("│", "").split())) == (
+        2,
+        True,
+    )
+
+
+def test_the_commands_list_change_and_drop_collections(tmp_path: Path, server: MilvusServer) -> None:
+    def run(*arguments: str) -> str:
+        done = CliRunner().invoke(app, [*arguments, "--uri", server.uri])
+        assert done.exit_code == 0, (done.output, done.exception)
+        return done.output
+
+    old, new = (publish(tmp_path / print_[0], count=9, fingerprint=print_) for print_ in ("a" * 16, "b" * 16))
+    assert "moved 9 items" in run("index", "migrate", str(old), "milvus:shop")
+    assert "is in use: 9 items" in run("index", "migrate", str(new), "milvus:shop", "--new-embedder")
+    listed = run("milvus", "list", "--catalogue", "shop").splitlines()
+    names = [line.split(" ")[0].rstrip(":") for line in listed]
+    assert [line.partition(" ")[2].split(":")[0] for line in listed] == ["(serves the embedder before)", "(serves)"]
+    assert "a" * 16 in listed[0] and "about 9 items, flat, 16 x random" in listed[1]
+    removed = run("milvus", "remove", "ü/3", "unheard of", "--catalogue", "shop")
+    assert f"removed 1; {names[1]} holds 8 items" in removed
+    assert f"{names[0]} is in use" in run("milvus", "use", names[0], "--catalogue", "shop")
+    assert f"{names[1]} serves no more" in run("milvus", "retire", "--catalogue", "shop")
+    assert "there is no collection" in run("milvus", "retire", "--catalogue", "shop")
+    assert f"{names[1]} is deleted" in run("milvus", "drop", names[1], "--catalogue", "shop")
+    assert run("milvus", "list", "--catalogue", "shop").startswith(f"{names[0]} (serves): about 9 items")
