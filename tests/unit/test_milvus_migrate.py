@@ -65,7 +65,6 @@ def publish(folder: Path, kind: Kind = "flat", count: int = COUNT, fingerprint: 
 
 
 def files_of(folder: Path) -> tuple[bytes, ...]:
-    """Return what the published version of a folder holds, byte by byte."""
     version = verify_snapshot(IndexLayout(folder).published_dir()).version_dir
     return tuple((version / name).read_bytes() for name in ("vectors.npy", "items.arrow"))
 
@@ -141,6 +140,19 @@ def test_another_embedder_is_refused_unless_it_is_asked_for(tmp_path: Path, cata
     assert (catalogue.current(), catalogue.previous()) == (new.version, old.version)
 
 
+@pytest.mark.parametrize(("there", "whole"), [(1, 0), (4, 4), (5, 4), (8, 8), (9, 8), (10, 10)])
+def test_a_run_goes_on_after_the_last_whole_batch(
+    tmp_path: Path, catalogue: MilvusCatalogue, there: int, whole: int
+) -> None:
+    catalogue.connection.settings = catalogue.connection.settings.model_copy(update={"batch_items": 4})
+    source = publish(tmp_path / "source", count=10)
+    manifest = open_index(source).manifest
+    index = MilvusIndex(catalogue, catalogue.create(manifest, manifest.version, 10, SETTINGS))
+    index.fill(records_of(there), embeddings_of(10)[:there], 0)
+    done = folder_to_milvus(source, catalogue, OPTIONS, SETTINGS)
+    assert (done.version, done.there_already, done.moved, done.count) == (index.info.version, whole, 10 - whole, 10)
+
+
 @pytest.mark.parametrize(
     ("damage", "told"),
     [
@@ -199,7 +211,6 @@ def migrate(server: MilvusServer, *arguments: str) -> "subprocess.Popen[str]":
 
 
 def killed_when(process: "subprocess.Popen[str]", begun: Callable[[], bool]) -> None:
-    """End the process by kill -9 as soon as its work has `begun`."""
     end_s = time.monotonic() + 60
     while not begun():
         assert process.poll() is None, process.communicate()
