@@ -28,7 +28,7 @@ from tests.milvus_running import catalogue_in, filled, manifest_of
 COUNT, DIM = 3000, 64
 SETTINGS = IndexSettings(ef_search=64, ivf_probes=16)
 # Milvus learns the centres of its lists in another way: as many true hits lie in more of them.
-MILVUS_SETTINGS = IndexSettings(ef_search=64, ivf_probes=32)
+MILVUS_SETTINGS = IndexSettings(ef_search=64, ivf_probes=64)
 KINDS: list[Kind] = ["flat", "hnsw", "ivf"]
 MILVUS = [f"milvus {kind}" for kind in KINDS]
 APPROXIMATE = {"hnsw": Graph, "ivf": InvertedLists}

@@ -1,71 +1,24 @@
 """Moving a catalogue between an index folder and Milvus: the same afterwards, also after a kill -9, or not at all."""
 
-import hashlib
-import os
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from lookalike.config import IndexSettings
 from lookalike.errors import IndexDamaged, IndexMismatch, IndexUnavailable
 from lookalike.index.faiss_index import open_index
 from lookalike.index.items import ItemRecord
 from lookalike.index.layout import IndexLayout
-from lookalike.index.manifest import BuildSettings, Kind
+from lookalike.index.manifest import Kind
 from lookalike.index.milvus.catalogue import MilvusCatalogue
 from lookalike.index.milvus.index import MilvusIndex
 from lookalike.index.milvus.migrate import Options, folder_to_milvus, milvus_to_folder
-from lookalike.index.store import KnownEmbeddings
-from lookalike.index.verify import verify_snapshot
-from lookalike.index.writer import Draft, IndexWriter
-from tests.milvus_running import MilvusServer, catalogue_in, milvus_server
+from tests.index_samples import COUNT, embeddings_of, files_of, publish, records_of
+from tests.milvus_running import catalogue_in
 
-COUNT, DIM = 600, 16
 SETTINGS = IndexSettings()
 OPTIONS = Options(sample=30)
-COMMAND = [sys.executable, "-c", "from lookalike.cli import main; main()"]
-MANY = 300  # in calls of five
-
-
-def embeddings_of(count: int) -> NDArray[np.float32]:
-    made = np.random.default_rng(0).standard_normal((count, DIM)).astype(np.float32)
-    return made / np.linalg.norm(made, axis=1, keepdims=True)
-
-
-def records_of(count: int) -> list[ItemRecord]:
-    return [
-        ItemRecord(
-            f"ü/{number}",
-            hashlib.sha256(str(number).encode()).digest(),
-            f"/images/{number}.jpg",
-            f"Nr. {number}" if number % 2 else None,
-            "" if number % 5 else f"https://shop/{number}",
-            {"half": str(number % 2)} if number % 3 else {},
-        )
-        for number in range(count)
-    ]
-
-
-def publish(folder: Path, kind: Kind = "flat", count: int = COUNT, fingerprint: str = "f" * 16) -> Path:
-    known, records = KnownEmbeddings(DIM), records_of(count)
-    known.include([record.content_sha256 for record in records], embeddings_of(count))
-    build = BuildSettings(hnsw_m=16, ef_construction=80) if kind == "hnsw" else BuildSettings()
-    with IndexWriter(folder) as writer:
-        writer.publish(Draft("random", fingerprint, DIM, kind, build, records), known, base=None)
-    return folder
-
-
-def files_of(folder: Path) -> tuple[bytes, ...]:
-    """Return what the published version of a folder holds, byte by byte."""
-    version = verify_snapshot(IndexLayout(folder).published_dir()).version_dir
-    return tuple((version / name).read_bytes() for name in ("vectors.npy", "items.arrow"))
 
 
 @pytest.fixture
@@ -139,6 +92,19 @@ def test_another_embedder_is_refused_unless_it_is_asked_for(tmp_path: Path, cata
     assert (catalogue.current(), catalogue.previous()) == (new.version, old.version)
 
 
+@pytest.mark.parametrize(("there", "whole"), [(1, 0), (4, 4), (5, 4), (8, 8), (9, 8), (10, 10)])
+def test_a_run_goes_on_after_the_last_whole_batch(
+    tmp_path: Path, catalogue: MilvusCatalogue, there: int, whole: int
+) -> None:
+    catalogue.connection.settings = catalogue.connection.settings.model_copy(update={"batch_items": 4})
+    source = publish(tmp_path / "source", count=10)
+    manifest = open_index(source).manifest
+    index = MilvusIndex(catalogue, catalogue.create(manifest, manifest.version, 10, SETTINGS))
+    index.fill(records_of(there), embeddings_of(10)[:there], 0)
+    done = folder_to_milvus(source, catalogue, OPTIONS, SETTINGS)
+    assert (done.version, done.there_already, done.moved, done.count) == (index.info.version, whole, 10 - whole, 10)
+
+
 @pytest.mark.parametrize(
     ("damage", "told"),
     [
@@ -177,90 +143,3 @@ def test_a_catalogue_that_is_not_there_is_named(tmp_path: Path, catalogue: Milvu
     with pytest.raises(IndexUnavailable, match="no index version is published"):
         folder_to_milvus(tmp_path / "nothing", catalogue, OPTIONS, SETTINGS)
     assert not (tmp_path / "back").exists()
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MilvusServer]:
-    with milvus_server(tmp_path_factory.mktemp("server")) as server:
-        yield server
-
-
-def migrate(server: MilvusServer, *arguments: str) -> "subprocess.Popen[str]":
-    small = {
-        "LOOKALIKE_MILVUS_URI": server.uri,
-        "LOOKALIKE_MILVUS_BATCH_ITEMS": "5",
-        "LOOKALIKE_MILVUS_TIMEOUT_S": "10",
-    }
-    return subprocess.Popen(
-        [*COMMAND, "index", "migrate", *arguments], env=os.environ | small, stdout=-1, stderr=-1, text=True
-    )
-
-
-def killed_when(process: "subprocess.Popen[str]", begun: Callable[[], bool]) -> None:
-    """End the process by kill -9 as soon as its work has `begun`."""
-    end_s = time.monotonic() + 60
-    while not begun():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < end_s
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL
-
-
-def settled(count: Callable[[], int]) -> int:
-    """Return a count once it stays: the last call of a killed process may still be at work."""
-    before, now = -1, count()
-    while before != now:
-        time.sleep(0.2)
-        before, now = now, count()
-    return now
-
-
-def finished(process: "subprocess.Popen[str]") -> str:
-    output, errors = process.communicate(timeout=120)
-    assert process.returncode == 0, errors
-    return output
-
-
-def test_a_killed_migration_goes_on_and_doubles_nothing(tmp_path: Path, server: MilvusServer) -> None:
-    source, back = publish(tmp_path / "source", count=MANY), tmp_path / "back"
-    catalogue = MilvusCatalogue(server.connect(), "killed")
-
-    def some_are_there() -> bool:
-        return any(catalogue.stored_count(name) > 50 for name in catalogue.names())
-
-    killed_when(migrate(server, str(source), "milvus:killed"), some_are_there)
-    (begun,) = catalogue.names()
-    there = settled(lambda: catalogue.stored_count(begun))
-    assert catalogue.current() is None
-    assert 50 < there < MANY
-    output = finished(migrate(server, str(source), "milvus:killed"))
-    assert f"moved {MANY - there} items, {there} were there already" in output
-    assert (catalogue.names(), catalogue.current()) == ([begun], begun)
-    assert MilvusIndex(catalogue, begun).info.count == MANY
-
-    chunks = back / "embeddings"
-    killed_when(migrate(server, "milvus:killed", str(back)), lambda: len(list(chunks.glob("*/*.npy"))) > 10)
-    read = 5 * len([path for path in chunks.glob("*/*.npy") if not path.name.startswith(".")])
-    assert not (back / "CURRENT").exists()
-    assert 50 <= read < MANY
-    output = finished(migrate(server, "milvus:killed", str(back)))
-    assert f"moved {MANY - read} items, {read} were there already" in output
-    assert files_of(back) == files_of(source)
-
-
-def test_the_command_says_in_one_line_what_is_wrong(tmp_path: Path, server: MilvusServer) -> None:
-    source = publish(tmp_path / "source", count=5)
-    for arguments, told in (
-        (
-            ("--uri", "http://127.0.0.1:9", str(source), "milvus:x"),
-            "error: Milvus at http://127.0.0.1:9 failed while con",
-        ),
-        ((str(source), "milvus:x-y"), "error: 'x-y' is no name of a catalogue in Milvus (allowed: "),
-        (("milvus:nobody", str(tmp_path / "back")), "error: no catalogue nobody is published in Milvus at "),
-    ):
-        process = migrate(server, *arguments)
-        _, errors = process.communicate(timeout=60)
-        assert (process.returncode, len(errors.splitlines())) == (1, 1), errors
-        assert errors.startswith(told)

@@ -116,7 +116,8 @@ class MilvusIndex:
         expression = self._expression(filters)
         if expression is None or not len(queries):
             return [[] for _ in queries]
-        found = self._nearest(queries, top_k, expression, search_params(self._manifest, self._settings, top_k))
+        share = self._share(expression)
+        found = self._nearest(queries, top_k, expression, search_params(self._manifest, self._settings, top_k, share))
         found = self._completed(queries, found, top_k, expression)
         floor = -1.0 if min_similarity is None else min_similarity
         return [[hit for hit in hits if hit.similarity >= floor] for hits in found]
@@ -202,6 +203,12 @@ class MilvusIndex:
         if filters and filters.keys() - set(self._manifest.attributes):
             self.refresh()  # another process may have put in items with a new attribute
         return expression_of(filters, self._manifest.attributes)
+
+    def _share(self, expression: str) -> float:
+        """Return which share of the items qualifies, where the kind has a use for it: it takes a call of its own."""
+        if not expression or self._manifest.kind != "ivf":
+            return 1.0
+        return min(1.0, self.count_where(expression) / max(1, self._manifest.count))
 
     def _checked(self, embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
         if embeddings.ndim != 2 or embeddings.shape[1] != self._manifest.dim:

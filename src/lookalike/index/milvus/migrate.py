@@ -116,16 +116,29 @@ def milvus_to_folder(
 
 def _fill(index: MilvusIndex, snapshot: Snapshot, batch: int, resumed: bool) -> int:
     """Write the rows that are not there yet, in the order of the version; return how many were written."""
-    count, written = snapshot.manifest.count, 0
+    count = snapshot.manifest.count
+    first = _first_missing(index, count, batch) if resumed else 0
     with progress_shown("migrating", count) as advance:
-        for start in range(0, count, batch):
+        advance(first)
+        for start in range(first, count, batch):
             end = min(start + batch, count)
             # Whatever a killed run left of a batch is written over, by id.
-            if not resumed or index.count_where(f"position >= {start} and position < {end}") < end - start:
-                index.fill(snapshot.items.page(start, end - start), snapshot.vectors[start:end], start)
-                written += end - start
+            index.fill(snapshot.items.page(start, end - start), snapshot.vectors[start:end], start)
             advance(end - start)
-    return written
+    return count - first
+
+
+def _first_missing(index: MilvusIndex, count: int, batch: int) -> int:
+    """Return the row up to which all batches are there wholly: they were written in this order."""
+    whole, broken = 0, -(-count // batch) + 1  # batches
+    while broken - whole > 1:
+        middle = (whole + broken) // 2
+        rows = min(middle * batch, count)
+        if index.count_where(f"position < {rows}") == rows:
+            whole = middle
+        else:
+            broken = middle
+    return min(whole * batch, count)
 
 
 def _listed(index: MilvusIndex) -> list[ItemRecord]:

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from lookalike.config import IndexSettings
-from lookalike.index.ivf import lists_for
+from lookalike.index.ivf import FILTERED_PROBES_EXPONENT, lists_for
 from lookalike.index.manifest import Manifest
 from lookalike.index.milvus.rows import EMBEDDING
 
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 METRIC = "IP"  # of embeddings of length 1: the cosine, without another division that would alter the last digits
 _MOST_EF = 32_768
 _MOST_LISTS = 65_536
+_LEAST_SHARE = 1e-9
 
 
 def structure_params(manifest: Manifest, count: int, defaults: IndexSettings) -> "IndexParams":
@@ -37,11 +38,18 @@ def structure_params(manifest: Manifest, count: int, defaults: IndexSettings) ->
     return wanted
 
 
-def search_params(manifest: Manifest, settings: IndexSettings, top_k: int) -> dict[str, Any]:
-    """Return how widely a search for `top_k` hits looks."""
+def search_params(manifest: Manifest, settings: IndexSettings, top_k: int, share: float = 1.0) -> dict[str, Any]:
+    """Return how widely a search for `top_k` hits looks, where this `share` of the items qualifies.
+
+    Lists are widened for a narrow filter as FAISS's are; a graph Milvus widens by itself.
+    """
     if manifest.kind == "hnsw":
         return {"ef": min(_MOST_EF, max(settings.ef_search, top_k))}
-    return {"nprobe": settings.ivf_probes} if manifest.kind == "ivf" else {}
+    if manifest.kind == "ivf":
+        return {
+            "nprobe": min(_MOST_LISTS, int(settings.ivf_probes / max(share, _LEAST_SHARE) ** FILTERED_PROBES_EXPONENT))
+        }
+    return {}
 
 
 def thorough_params(manifest: Manifest) -> dict[str, Any]:
