@@ -41,8 +41,12 @@ def environment() -> Iterator[dict[str, str]]:
     with TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:
         # A token of the tests' own: Ray would make one for the user of this machine, and keep it.
         token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-        # Ray gives its workers the lowest priority: on a busy machine they would hardly start.
-        usual = {"RAY_worker_niceness": "0", "RAY_USAGE_STATS_ENABLED": "0"}
+        # Ray gives its workers the lowest priority: on a busy machine they would hardly start,
+        # nor does it wait for long until all of it has started.
+        waits = ["gcs_server_request_timeout_seconds", "gcs_rpc_server_connect_timeout_s", "raylet_start_wait_time_s"]
+        waits += ["worker_register_timeout_seconds", "gcs_server_port_wait_time_s"]
+        patience = {f"RAY_{name}": "200" for name in waits}
+        usual = {"RAY_worker_niceness": "0", "RAY_USAGE_STATS_ENABLED": "0", **patience}
         yield {"RAY_TMPDIR": folder, "PYTHONPATH": str(ROOT), **token, **usual}
         assert left_over(folder) == []
 

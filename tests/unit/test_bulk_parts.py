@@ -285,6 +285,8 @@ def test_a_store_that_is_down_ends_the_run_in_its_own_words_and_is_no_fault_of_t
     plan = plan_of(tmp_path / "list.csv", output)
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("LOOKALIKE_STORE_RETRY_S", "0")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "nobody")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "nothing")
     colours, options = embedder(Telling(tmp_path / "told", 0)), BulkOptions()
     url = output.store.url
     row = prepare_row({"part": 0}, url, plan, colours, options, Claims().claim)
