@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from lookalike.bulk.job import BulkEmbedder, BulkOptions, embed_catalogue
+from lookalike.bulk.embedder import BulkEmbedder, BulkOptions
+from lookalike.bulk.job import embed_catalogue
 from lookalike.bulk.ray_session import Cluster
 from lookalike.catalogue import FOLDER_LEVELS
 from lookalike.config import ModelSettings

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from lookalike.bulk import job
-from lookalike.bulk.job import BulkOptions
+from lookalike.bulk.embedder import BulkOptions
 from lookalike.bulk.load import load_embeddings
 from lookalike.bulk.output import BulkOutput
 from lookalike.delivery.store import open_store
@@ -32,7 +32,7 @@ pytest.importorskip("ray", reason="bulk runs need the extra lookalike[bulk]")
 ROOT = Path(__file__).parents[2]
 STORE_BYTES = 200_000_000
 LOCAL = {"cpus": 2, "object_store_bytes": STORE_BYTES}
-LONGEST_S = 120
+LONGEST_S = 240
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,13 @@ def environment() -> Iterator[dict[str, str]]:
     with TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:
         # A token of the tests' own: Ray would make one for the user of this machine, and keep it.
         token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-        yield {"RAY_TMPDIR": folder, "RAY_USAGE_STATS_ENABLED": "0", "PYTHONPATH": str(ROOT), **token}
+        # Ray gives its workers the lowest priority: on a busy machine they would hardly start,
+        # nor does it wait for long until all of it has started.
+        waits = ["gcs_server_request_timeout_seconds", "gcs_rpc_server_connect_timeout_s", "raylet_start_wait_time_s"]
+        waits += ["worker_register_timeout_seconds", "gcs_server_port_wait_time_s"]
+        patience = {f"RAY_{name}": "200" for name in waits}
+        usual = {"RAY_worker_niceness": "0", "RAY_USAGE_STATS_ENABLED": "0", **patience}
+        yield {"RAY_TMPDIR": folder, "PYTHONPATH": str(ROOT), **token, **usual}
         assert left_over(folder) == []
 
 
@@ -65,7 +71,11 @@ def started(environment: dict[str, str], **asked: Any) -> subprocess.Popen[str]:
 
 
 def ended(run: subprocess.Popen[str]) -> dict[str, Any]:
-    out, error = run.communicate(timeout=LONGEST_S)
+    with run:
+        try:
+            out, error = run.communicate(timeout=LONGEST_S)
+        finally:
+            run.kill()
     assert run.returncode == 0, error
     return json.loads(out)
 

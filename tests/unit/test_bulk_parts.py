@@ -13,12 +13,14 @@ from typer.testing import CliRunner
 
 from lookalike.bulk import pinned_list
 from lookalike.bulk.claims import Claims, spread
+from lookalike.bulk.embedder import BulkOptions
 from lookalike.bulk.finish import finish
-from lookalike.bulk.job import BulkOptions, _settled_plan
+from lookalike.bulk.job import _settled_plan
 from lookalike.bulk.load import load_embeddings
 from lookalike.bulk.output import BulkOutput, BulkPlan, Summary
 from lookalike.bulk.parts import embed_part, keep_part, prepare_part
 from lookalike.bulk.pinned_list import part_of_list
+from lookalike.bulk.steps import Embed, keep_row, prepare_row
 from lookalike.catalogue import FOLDER_LEVELS, read_catalogue
 from lookalike.cli import app
 from lookalike.config import ImageLimits, IndexSettings
@@ -274,6 +276,24 @@ def test_a_list_longer_than_a_file_goes_on_in_the_next(
     assert len(output.store.names("catalogue")) == 3
     found = [item for part in range(plan.parts) for item in part_of_list(output.store, part)]
     assert found == read_catalogue(source).items
+
+
+def test_a_store_that_is_down_ends_the_run_in_its_own_words_and_is_no_fault_of_the_images(
+    tmp_path: Path, output: BulkOutput, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "list.csv").write_text("item_id,path\none,s3://bucket-that-is-down-too/1.png\n")
+    plan = plan_of(tmp_path / "list.csv", output)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("LOOKALIKE_STORE_RETRY_S", "0")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "nobody")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "nothing")
+    colours, options = embedder(Telling(tmp_path / "told", 0)), BulkOptions()
+    url = output.store.url
+    row = prepare_row({"part": 0}, url, plan, colours, options, Claims().claim)
+    (embedded,) = Embed(colours, options, url)({"prepared": [row["prepared"]]})["embedded"]
+    kept = keep_row({"embedded": embedded}, url)
+    assert kept["items"] == 0 and "the store cannot be reached" in kept["error"]
+    assert output.finished() == set()
 
 
 def test_the_commands_tell_what_is_wrong_in_one_line(tmp_path: Path) -> None:

@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from lookalike.bulk.job import BulkEmbedder, BulkOptions, embed_catalogue
+from lookalike.bulk.embedder import BulkEmbedder, BulkOptions
+from lookalike.bulk.job import embed_catalogue
 from lookalike.bulk.load import load_embeddings
 from lookalike.bulk.output import PROBLEMS, BulkOutput
 from lookalike.bulk.ray_session import Cluster

@@ -1,80 +1,28 @@
 """A bulk run on Ray Data: tasks prepare parts, actors embed them, tasks keep them; a broken run is started again."""
 
 import importlib
-import logging
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import cache, partial
-from itertools import chain
-from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Annotated, Any, Self
+from functools import partial
+from typing import Any
 
-from pydantic import BaseModel, Field
-
-from lookalike.archives import unpack_archive
-from lookalike.bulk.claims import Claims, spread
+from lookalike.bulk.claims import Claims
+from lookalike.bulk.embedder import BulkEmbedder, BulkOptions
 from lookalike.bulk.finish import finish
 from lookalike.bulk.output import BulkOutput, BulkPlan, Summary
-from lookalike.bulk.parts import Prepare, embed_part, keep_part, prepare_part
-from lookalike.bulk.pinned_list import part_of_list, write_list
+from lookalike.bulk.pinned_list import write_list
 from lookalike.bulk.ray_session import Cluster, ray_session, told_plainly
-from lookalike.config import ImageLimits, ModelSettings
-from lookalike.delivery.store import Store, open_store
+from lookalike.bulk.steps import Embed, EmbedAndKeep, claim_of, keep_row, prepare_row
+from lookalike.delivery.store import open_store
 from lookalike.delivery.store_file import is_address
 from lookalike.errors import SetupError
-from lookalike.image_embedder import WholeImageEmbedder
-from lookalike.ingest import ImageEmbedder
-from lookalike.model_store import read_built_model, read_preprocess
 from lookalike.progress import progress_shown
 
-log = logging.getLogger(__name__)
 _MOST_BLOCKS = 1000  # of the list of parts: a block is a task that prepares one part after the other
 _ITEMS_A_REGISTRY = 10_000_000  # about 2 GB of claims
 _ROUNDS, _LOOK_S = 3, 2.0
 _KEEP_CPUS, _KEEPERS = 0.25, 4  # tasks that write mostly wait
-
-
-@dataclass(frozen=True)
-class BulkEmbedder:
-    """What a run needs of an embedder; `prepare` and `load` travel to the machines of the cluster."""
-
-    name: str
-    fingerprint: str
-    dim: int
-    preparation: str
-    prepare: Prepare
-    load: Callable[[ModelSettings], ImageEmbedder]
-
-    @classmethod
-    def of_model(cls, path: Path) -> Self:
-        """Describe the built embedder in a folder or an archive that every machine has under the same path.
-
-        Raises:
-            SetupError: for a missing, altered or foreign model.
-        """
-        with TemporaryDirectory(prefix="lookalike-embedder-") as work:
-            folder = _unpacked(path, Path(work))
-            built, preprocess = read_built_model(folder), read_preprocess(folder)
-        if built.dim is None:
-            raise SetupError(f"{path} holds {built.name!r}, which is no embedder: model.json names no dim")
-        name = f"{built.architecture} {built.version}"
-        load = partial(_load, path.absolute())
-        return cls(name, built.fingerprint, built.dim, WholeImageEmbedder.preparation, preprocess.fit, load)
-
-
-class BulkOptions(BaseModel, extra="forbid", frozen=True):
-    """How a run goes about its work; none of it changes what is written, but for `part_items`."""
-
-    part_items: Annotated[int, Field(ge=1, le=8192)] = 512
-    threads: Annotated[int, Field(ge=1)] = 4  # that read and decode in a task
-    batch_images: Annotated[int, Field(ge=1, le=64)] = 32
-    actors: Annotated[int, Field(ge=1)] = 1
-    cpus_per_actor: Annotated[float, Field(gt=0)] = 1
-    gpus_per_actor: Annotated[float, Field(ge=0)] = 0
-    limits: ImageLimits = ImageLimits()
 
 
 def embed_catalogue(
@@ -147,7 +95,7 @@ def _run(
     url = output.store.url
     data = importlib.import_module("ray.data")
     parts = data.from_items([{"part": part} for part in waiting], override_num_blocks=min(len(waiting), _MOST_BLOCKS))
-    prepared = parts.map(partial(_prepare_row, url=url, plan=plan, embedder=embedder, options=options, claim=claim))
+    prepared = parts.map(partial(prepare_row, url=url, plan=plan, embedder=embedder, options=options, claim=claim))
     actors = partial(
         prepared.map_batches,
         fn_constructor_args=[embedder, options, url],
@@ -157,13 +105,15 @@ def _run(
     )
     if options.gpus_per_actor:
         # Ray prepares and keeps in tasks of their own, on any machine: no GPU waits for an image or a store.
-        embedded = actors(_Embed, num_gpus=options.gpus_per_actor)
-        done = embedded.map(partial(_keep_row, url=url), num_cpus=_KEEP_CPUS, compute=data.TaskPoolStrategy(_KEEPERS))
+        embedded = actors(Embed, num_gpus=options.gpus_per_actor)
+        done = embedded.map(partial(keep_row, url=url), num_cpus=_KEEP_CPUS, compute=data.TaskPoolStrategy(_KEEPERS))
     else:
-        done = actors(_EmbedAndKeep)
+        done = actors(EmbedAndKeep)
     with progress_shown("embedding", plan.items) as advance, told_plainly():
         advance((plan.parts - len(waiting)) * plan.part_items)
         for row in done.iter_rows():
+            if row["error"]:
+                raise SetupError(row["error"])
             advance(row["items"])
 
 
@@ -194,75 +144,10 @@ def _claims(ray: Any, plan: BulkPlan, output: BulkOutput) -> Callable[[int, Sequ
     """Start the registries of claims, which know what the finished parts hold."""
     count = -(-plan.items // _ITEMS_A_REGISTRY)
     registries = [ray.remote(num_cpus=0)(Claims).remote() for _ in range(count)]
-    claim = partial(_claim, registries)
+    claim = partial(claim_of, registries)
     reports = output.reports()
     for report in reports:
         claim(report.part, [bytes.fromhex(key) for key in report.failed])
     for report, table in output.tables("embeddings", reports, ["content_sha256"]):
         claim(report.part, table["content_sha256"].to_pylist())
     return claim
-
-
-def _claim(registries: list[Any], part: int, keys: Sequence[bytes]) -> list[bool]:
-    """Ask each registry for the images that it knows; see `Claims.claim`."""
-    ray = importlib.import_module("ray")
-    asked: list[list[bytes]] = [[] for _ in registries]
-    for key, where in zip(keys, spread(keys, len(registries)), strict=True):
-        asked[where].append(key)
-    answers = ray.get([one.claim.remote(part, some) for one, some in zip(registries, asked, strict=True)])
-    owned = dict(zip(chain(*asked), chain(*answers), strict=True))
-    return [owned[key] for key in keys]
-
-
-@cache
-def _store(url: str) -> Store:
-    return open_store(url)  # one a process: each has its own connections
-
-
-def _prepare_row(
-    row: dict[str, Any],
-    url: str,
-    plan: BulkPlan,
-    embedder: BulkEmbedder,
-    options: BulkOptions,
-    claim: Callable[[int, Sequence[bytes]], list[bool]],
-) -> dict[str, Any]:
-    part = int(row["part"])
-    items, first_row = part_of_list(_store(url), part), part * plan.part_items
-    made = prepare_part(part, first_row, items, embedder.prepare, claim, options.limits, options.threads)
-    return {"prepared": made}
-
-
-class _Embed:
-    """The actor: it loads the network once."""
-
-    def __init__(self, embedder: BulkEmbedder, options: BulkOptions, url: str) -> None:
-        on_gpu = options.gpus_per_actor > 0
-        device = {"device": "cuda"} if on_gpu else {"device": "cpu", "threads": max(1, int(options.cpus_per_actor))}
-        self._embedder, self._batch_images = embedder.load(ModelSettings.load(device)), options.batch_images
-        self._url = url
-
-    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        return {"embedded": [embed_part(one, self._embedder, self._batch_images) for one in batch["prepared"]]}
-
-
-class _EmbedAndKeep(_Embed):
-    """The actor where the network takes most of the time, and a process more would only take cores from it."""
-
-    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        embedded = super().__call__(batch)["embedded"]
-        return {"items": [_keep_row({"embedded": one}, self._url)["items"] for one in embedded]}
-
-
-def _keep_row(row: dict[str, Any], url: str) -> dict[str, Any]:
-    report = keep_part(row["embedded"], BulkOutput(_store(url)))
-    return {"items": report.items + len(report.problems)}
-
-
-def _load(path: Path, settings: ModelSettings) -> ImageEmbedder:
-    with TemporaryDirectory(prefix="lookalike-embedder-") as work:
-        return WholeImageEmbedder.load(_unpacked(path, Path(work)), settings)
-
-
-def _unpacked(path: Path, work_dir: Path) -> Path:
-    return unpack_archive(path, work_dir / "embedder") if path.suffix == ".mar" else path

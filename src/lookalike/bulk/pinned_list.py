@@ -52,7 +52,7 @@ def write_list(source: str, levels: Sequence[str], output: BulkOutput, part_item
         SetupError: naming the file and the line that is wrong, or an item_id that comes twice.
     """
     ignored = items = number = 0
-    hashes: list[bytes] = []
+    hashes = bytearray()
 
     def taken() -> Iterator[Item]:
         nonlocal ignored
@@ -60,7 +60,7 @@ def write_list(source: str, levels: Sequence[str], output: BulkOutput, part_item
             if item is None:
                 ignored += 1
             else:
-                hashes.append(_hash_of(item.item_id))
+                hashes.extend(_hash_of(item.item_id))
                 yield item
 
     wanted = taken()
@@ -132,10 +132,10 @@ def _hash_of(item_id: str) -> bytes:
     return hashlib.blake2b(item_id.encode(), digest_size=_ID_BYTES).digest()
 
 
-def _coming_twice(hashes: list[bytes]) -> bytes | None:
+def _coming_twice(hashes: bytearray) -> bytes | None:
     """Return a hash that comes twice, or None."""
     # Compared as bytes of a fixed length, which numpy sorts without an object each.
-    ordered = np.sort(np.frombuffer(b"".join(hashes), dtype=f"V{_ID_BYTES}").view(f"S{_ID_BYTES}"))
+    ordered = np.sort(np.frombuffer(hashes, dtype=f"S{_ID_BYTES}"))
     twice = np.flatnonzero(ordered[1:] == ordered[:-1])
     return bytes(ordered[twice[0]]).ljust(_ID_BYTES, b"\0") if len(twice) else None
 

@@ -3,13 +3,14 @@
 import importlib
 import logging
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Annotated, Any
 
 from pydantic import BaseModel, Field
 
-from lookalike.errors import LookalikeError, SetupError
+from lookalike.errors import SetupError
 
 
 class Cluster(BaseModel, extra="forbid", frozen=True):
@@ -60,32 +61,17 @@ def _connect(ray: Any, **options: Any) -> None:
 
 @contextmanager
 def told_plainly() -> Iterator[None]:
-    """Turn what failed inside of Ray into the project's error that caused it.
+    """Turn a failure of Ray's into one line.
 
     Raises:
-        SetupError, StoreError, ...: what a task met; SetupError for a failure of Ray's own.
+        SetupError: with the project's own words where they are in what Ray tells, as of an actor that cannot start.
     """
     errors = importlib.import_module("ray.exceptions")
     try:
         yield
     except errors.RayError as error:
-        cause = _cause(error)
-        if cause is not None:
-            raise cause from error
-        raise SetupError(f"the run broke off: {_last_line(error)}; start it again to go on") from error
-
-
-def _cause(error: BaseException | None) -> LookalikeError | None:
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        seen.add(id(error))
-        for one in (error, getattr(error, "cause", None)):
-            if isinstance(one, LookalikeError):
-                return one
-        error = getattr(error, "cause", None) or error.__cause__
-    return None
-
-
-def _last_line(error: BaseException) -> str:
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return lines[-1].strip() if lines else type(error).__name__
+        text = str(error)
+        own = re.findall(r"^lookalike\.errors\.\w+: (.+)$", text, re.MULTILINE)
+        lines = [line.strip() for line in text.splitlines() if line.strip()]
+        told = own[-1] if own else lines[-1] if lines else type(error).__name__
+        raise SetupError(f"the run broke off: {told}; start it again to go on") from error
