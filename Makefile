@@ -19,7 +19,7 @@ TARGET       ?= cpu
 DOCKER_FLAGS ?=
 ROOT_RUN := $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: image image-test k8s-validate k8s-e2e help setup models archives browser catalogue index serve web stop status demo screenshots test test-unit test-e2e resilience lint type fmt lock bench clean
+.PHONY: image image-test k8s-validate k8s-e2e help setup models archives browser catalogue index serve web stop status demo screenshots test test-unit test-e2e resilience fuzz lint type fmt lock bench clean
 
 help: ## Show this help
 	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  \033[1m%-12s\033[0m %s\n", $$1, $$2}'
@@ -90,6 +90,9 @@ resilience: archives ## Kill, fill, flood and damage it; hold every promise and 
 
 test-e2e: browser archives ## Run the tests on a real TorchServe
 	@$(BIN)/python -m pytest tests/e2e
+
+fuzz: archives ## Send 500 made-up requests an operation, damage images and index files by the thousand
+	@LOOKALIKE_FUZZ=full $(BIN)/python -m pytest -s tests/fuzz
 
 image: ## Build the container image (IMAGE, BASE_IMAGE, TARGET=cpu|gpu, DOCKER_FLAGS)
 	@docker build --file docker/Dockerfile --target $(TARGET) --build-arg BASE_IMAGE=$(BASE_IMAGE) --tag $(IMAGE) $(DOCKER_FLAGS) .

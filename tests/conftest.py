@@ -5,6 +5,9 @@ import os
 import pytest
 from hypothesis import settings
 
+# One server for every folder of tests that needs a real one.
+pytest_plugins = ("tests.served",)
+
 settings.register_profile("ci", derandomize=True)
 settings.load_profile("ci" if os.environ.get("CI") else "default")
 

@@ -41,10 +41,12 @@ LookalikeError                      500 internal_error
         └── StoreUnreachable                            no answer: the one that may heal by itself
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import ClassVar
 
 from pydantic import ValidationError
+
+_MOST_TEXTS, _MOST_CHARACTERS = 10, 200
 
 
 class LookalikeError(Exception):
@@ -284,4 +286,12 @@ class StoreUnreachable(StoreError):
 
 def wrong_fields(error: ValidationError) -> str:
     """Return what pydantic found wrong, each field by its path: `a.b: must be ...; c: ...`."""
-    return "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+    told = (f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
+    return few((text.removeprefix(": ") for text in told), "; ")
+
+
+def few(texts: Iterable[str], between: str = ", ") -> str:
+    """Return the first ten of `texts`, each cut at 200 characters: a client's own words must not fill the answer."""
+    first = [text if len(text) <= _MOST_CHARACTERS else f"{text[:_MOST_CHARACTERS]}..." for text in texts]
+    more = [f"and {len(first) - _MOST_TEXTS} more"] if len(first) > _MOST_TEXTS else []
+    return between.join(first[:_MOST_TEXTS] + more)

@@ -9,6 +9,7 @@ import struct
 from collections.abc import Callable
 from typing import NamedTuple
 
+from lookalike.avif_header import coded_sizes
 from lookalike.errors import CorruptImage, UnsupportedImage
 from lookalike.tiff_header import reduce_tiff
 
@@ -220,7 +221,9 @@ def _screen_tiff(data: bytes) -> Screened:
 
 def _screen_heif(image_format: str, data: bytes) -> Screened:
     # The largest picture inside counts: the main one is not smaller than its tiles, thumbnails and depth maps.
-    sizes = [struct.unpack(">II", found) for found in _HEIF_SIZE.findall(data)]
+    sizes: list[tuple[int, int]] = [struct.unpack(">II", found) for found in _HEIF_SIZE.findall(data)]
+    if image_format == "AVIF":
+        sizes += coded_sizes(data)
     size = max(sizes, key=lambda wh: wh[0] * wh[1], default=None)
     # Rotation is a property of the picture here (`irot`, `imir`), which readers apply; EXIF repeats it, for no use.
     return Screened(image_format, _HEIF_EXIF_ITEM.sub(rb"\1exif", data), size)

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from lookalike.schemas import ErrorBody, IndexInfo, Wire
+from lookalike.schemas import MAX_ENTRIES, Asked, ErrorBody, Few, IndexInfo, Wire
 
 
 def _one_line(text: str) -> str:
@@ -14,14 +14,17 @@ def _one_line(text: str) -> str:
 
 
 ItemId = Annotated[str, Field(min_length=1, max_length=512), AfterValidator(_one_line)]
+AttributeName = Annotated[str, Field(min_length=1, max_length=128), AfterValidator(_one_line)]
+AttributeValue = Annotated[str, Field(max_length=2000)]
+MAX_CHANGES = 10_000  # of a batch, whatever the settings allow
 
 
-class ItemFields(Wire):
+class ItemFields(Asked):
     """What the owner of a catalogue says of an item."""
 
     title: Annotated[str, Field(max_length=2000)] | None = None
     url: Annotated[str, Field(max_length=2048, pattern="^https?://")] | None = None
-    attributes: Annotated[dict[str, str], Field(max_length=64, default_factory=dict)]
+    attributes: Annotated[dict[AttributeName, AttributeValue], Few, Field(max_length=MAX_ENTRIES, default_factory=dict)]
 
 
 class ItemPut(ItemFields):
@@ -31,11 +34,11 @@ class ItemPut(ItemFields):
     image: str | None = None
 
 
-class ItemBatch(Wire):
+class ItemBatch(Asked):
     """Items to add or replace, and item_ids to remove; no item_id twice."""
 
-    put: Annotated[list[ItemPut], Field(default_factory=list)]
-    delete: Annotated[list[ItemId], Field(default_factory=list)]
+    put: Annotated[list[ItemPut], Field(max_length=MAX_CHANGES, default_factory=list)]
+    delete: Annotated[list[ItemId], Field(max_length=MAX_CHANGES, default_factory=list)]
 
 
 class CatalogueItem(Wire):
@@ -113,7 +116,7 @@ class IndexState(Wire):
 SnapshotName = Annotated[str, Field(pattern="^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
 
 
-class SnapshotRequest(Wire):
+class SnapshotRequest(Asked):
     """The name of a snapshot."""
 
     name: SnapshotName

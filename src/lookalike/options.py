@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import parse_qsl
 
-from lookalike.errors import InvalidOption
+from lookalike.errors import InvalidOption, few
 from lookalike.rows import DEADLINE_HEADER, OPTION_HEADER, STRUCTURED
 from lookalike.schemas import DetectorOptions, EmbedderOptions, NoOptions, SearchOptions, Wire
 
@@ -33,7 +33,7 @@ def query_fields(query: bytes) -> dict[str, str]:
     fields = dict(pairs)
     if len(fields) < len(pairs):
         twice = sorted({name for name, _ in pairs if [n for n, _ in pairs].count(name) > 1})
-        raise InvalidOption(f"in the query string twice: {', '.join(twice)}")
+        raise InvalidOption(f"in the query string twice: {few(twice)}")
     return fields
 
 
@@ -45,7 +45,7 @@ def option_headers(model: str, options: Mapping[str, Any], also: tuple[str, ...]
     """
     known = [*OPTIONS_OF.get(model, NoOptions).model_fields, _DEADLINE]
     if unknown := sorted(options.keys() - set(known) - set(also)):
-        raise InvalidOption(f"unknown options: {', '.join(unknown)}", allowed=[*known, *also])
+        raise InvalidOption(f"unknown options: {few(unknown)}", allowed=[*known, *also])
     return {_header(name): _text(name, value) for name, value in options.items() if name not in also}
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ValidationError
 
 from lookalike.circuit import CircuitState
-from lookalike.errors import InvalidOption, InvalidRequest, LookalikeError
+from lookalike.errors import InvalidOption, InvalidRequest, LookalikeError, wrong_fields
 from lookalike.schemas import IndexInfo, SearchRequest
 
 JSON_TYPE = "application/json"
@@ -139,7 +139,7 @@ def images_in(row: Row, max_images: int) -> list[bytes]:
         InvalidRequest: when there is none, more than `max_images`, or one that is not valid base64.
     """
     if row.json is not None:
-        images = _json_images(row.json)
+        images = _json_images(row.json, max_images)
     elif row.content_type == JSON_TYPE:
         raise InvalidRequest("the body is not valid JSON", allowed='{"image": base64, ...}')
     elif row.fields:
@@ -151,12 +151,16 @@ def images_in(row: Row, max_images: int) -> list[bytes]:
             "no image in the request",
             allowed=["an image as the raw body", "a multipart part named image", 'JSON {"image": base64}'],
         )
-    if len(images) > max_images:
-        raise InvalidRequest(f"{len(images)} images in one request; at most {max_images} are taken")
+    _check_count(len(images), max_images)
     return images
 
 
-def _json_images(payload: Any) -> list[bytes]:
+def _check_count(images: int, max_images: int) -> None:
+    if images > max_images:
+        raise InvalidRequest(f"{images} images in one request; at most {max_images} are taken")
+
+
+def _json_images(payload: Any, max_images: int) -> list[bytes]:
     if not isinstance(payload, dict):
         raise InvalidRequest("a JSON body must be an object", allowed='{"image": base64, ...}')
     if "image_url" in payload:
@@ -164,6 +168,7 @@ def _json_images(payload: Any) -> list[bytes]:
     texts = payload.get("images", [payload["image"]] if "image" in payload else [])
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
         raise InvalidRequest("image must be a base64 string, images a list of them")
+    _check_count(len(texts), max_images)  # before any of them is decoded
     return [_decode_base64(text) for text in texts]
 
 
@@ -187,14 +192,8 @@ def options_in(row: Row, model: type[M], **given: Any) -> M:
     try:
         return model.model_validate(options)
     except ValidationError as error:
-        wrong = "; ".join(_explain(item) for item in error.errors())
         names = [name for name in model.model_fields if name not in given]
-        raise InvalidOption(wrong, allowed=names) from error
-
-
-def _explain(item: Any) -> str:
-    where = ".".join(map(str, item["loc"]))
-    return f"{where}: {item['msg']}" if where else str(item["msg"])
+        raise InvalidOption(wrong_fields(error), allowed=names) from error
 
 
 def _header_options(row: Row) -> dict[str, Any]:

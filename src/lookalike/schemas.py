@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
 
 from lookalike.preprocessing import Preprocess
 
@@ -13,7 +13,7 @@ Similarity = Annotated[float, PlainSerializer(lambda value: round(value, 6))]
 
 # xyxy, absolute pixels of the decoded, EXIF-rotated image; x2 and y2 are exclusive; the origin is top left.
 Box = tuple[Pixel, Pixel, Pixel, Pixel]
-Filters = dict[str, list[str]]
+MAX_ENTRIES, MAX_VALUES = 64, 1000
 
 MAX_TOP_K = 1000
 MAX_SUBJECTS = 10
@@ -24,6 +24,23 @@ class Wire(BaseModel):
     """A strict, immutable message."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def _few_entries(given: object) -> object:
+    """Refuse a flood of entries before each of them becomes an error of its own, which costs a kilobyte."""
+    if isinstance(given, (dict, list)) and len(given) > MAX_ENTRIES:
+        raise ValueError(f"has {len(given)} entries; at most {MAX_ENTRIES} are taken")
+    return given
+
+
+Few = BeforeValidator(_few_entries)
+Filters = Annotated[dict[str, Annotated[list[str], Field(max_length=MAX_VALUES)]], Few]
+
+
+class Asked(Wire):
+    """What a client sends."""
+
+    _few = model_validator(mode="before")(_few_entries)
 
 
 class Detection(Wire):
@@ -69,7 +86,7 @@ class Hit(Wire):
     attributes: dict[str, str] = {}
 
 
-class SearchOptions(Wire):
+class SearchOptions(Asked):
     """What a client may ask for besides the image."""
 
     top_k: Annotated[int, Field(ge=1, le=MAX_TOP_K)] = 10
@@ -93,20 +110,20 @@ class SearchOptions(Wire):
         return self
 
 
-class DetectorOptions(Wire):
+class DetectorOptions(Asked):
     """What a client of the detector may ask for."""
 
     min_score: Annotated[float, Field(ge=0, le=1)] = 0.15
     max_detections: Annotated[int, Field(ge=1, le=100)] = 20
 
 
-class EmbedderOptions(Wire):
+class EmbedderOptions(Asked):
     """What a client of the embedder may ask for; `describe` adds `descriptions` to an .npz reply."""
 
     describe: bool = False
 
 
-class NoOptions(Wire):
+class NoOptions(Asked):
     """A model that has no options refuses every one by name."""
 
 

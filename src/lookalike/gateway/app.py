@@ -20,7 +20,7 @@ from lookalike.gateway.health import HealthCheck, livez
 from lookalike.gateway.image_url import ImageFetcher, Resolve, system_resolve
 from lookalike.gateway.index_endpoints import IndexEndpoints
 from lookalike.gateway.index_view import ImageFiles, IndexView, ReadableFiles
-from lookalike.gateway.items import ItemEndpoints
+from lookalike.gateway.items import ItemEndpoints, item_id_in
 from lookalike.gateway.label_tasks import LabelTasks
 from lookalike.gateway.metrics import CONTENT_TYPE, GatewayMetrics
 from lookalike.gateway.page import Page
@@ -49,6 +49,21 @@ class ByMethod:
             raise MethodNotAllowed(f"{scope['method']} is not taken here", allowed=list(self._endpoints))
         response = await endpoint(Request(scope, receive))
         await response(scope, receive, send)
+
+
+class ItemPaths:
+    """An ASGI app below /items/: only a path as it was sent tells an item from a thumbnail.
+
+    Each has its own methods: who deletes a thumbnail must not lose the item.
+    """
+
+    def __init__(self, item: ByMethod, thumbnail: ByMethod) -> None:
+        self._item, self._thumbnail = item, thumbnail
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request; raises InvalidRequest for a path without a readable item_id."""
+        _, is_thumbnail = item_id_in(scope)
+        await (self._thumbnail if is_thumbnail else self._item)(scope, receive, send)
 
 
 @dataclass
@@ -150,7 +165,13 @@ def _catalogue_routes(
         Route("/samples", ByMethod(GET=samples.reply)),
         Route("/items", ByMethod(GET=items.list_items)),
         Route("/items/batch", ByMethod(POST=items.batch)),
-        Route("/items/{item_id:path}", ByMethod(GET=items.get, PUT=items.put, DELETE=items.delete)),
+        Route(
+            "/items/{item_id:path}",
+            ItemPaths(
+                item=ByMethod(GET=items.get, PUT=items.put, DELETE=items.delete),
+                thumbnail=ByMethod(GET=items.thumbnail),
+            ),
+        ),
         Route("/snapshots", ByMethod(GET=index.list_snapshots, POST=index.create_snapshot)),
         Route("/snapshots/{name}", ByMethod(GET=index.download, PUT=index.upload, DELETE=index.delete)),
         Route("/snapshots/{name}/restore", ByMethod(POST=index.restore)),

@@ -12,7 +12,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from lookalike.errors import InvalidOption, InvalidRequest, UnsupportedImage, wrong_fields
 from lookalike.gateway.body import Body
 from lookalike.gateway.context import RequestContext
-from lookalike.item_schemas import ItemFields, ItemPut
+from lookalike.item_schemas import ItemFields
 from lookalike.rows import JSON_TYPE
 
 _FORM, _URLENCODED = "multipart/form-data", "application/x-www-form-urlencoded"
@@ -27,6 +27,12 @@ class ItemBody(NamedTuple):
     image: bytes | None
 
 
+class _ItemWords(ItemFields):
+    """A JSON body of `PUT /items/{item_id}`: the id stands in the path, and nowhere else."""
+
+    image: str | None = None
+
+
 async def read_item(body: Body, context: RequestContext, query: dict[str, str]) -> ItemBody:
     """Read the body of `PUT /items/{item_id}`; what the query string says of the item goes with an image as it is.
 
@@ -35,12 +41,13 @@ async def read_item(body: Body, context: RequestContext, query: dict[str, str]) 
     """
     media_type = context.headers.get("content-type", "").split(";")[0].strip().lower()
     if media_type == JSON_TYPE:
-        put = validated(ItemPut, {"item_id": "-", **_object(await body.read()), **_told(query)})
-        image = None if put.image is None else decode_base64(put.image)
-        return ItemBody(ItemFields(**put.model_dump(include=set(ItemFields.model_fields))), image)
+        words = read_json(_ItemWords, await body.read())
+        image = None if words.image is None else decode_base64(words.image)
+        return ItemBody(_merged(words.model_dump(exclude={"image"}, exclude_unset=True), query), image)
     if media_type == _FORM:
         told, image = await _read_form(body, context)
-        return ItemBody(validated(ItemFields, told | _told(query)), image)
+        validated(ItemFields, told)
+        return ItemBody(_merged(told, query), image)
     if media_type not in ("", _URLENCODED, "application/octet-stream") and not media_type.startswith("image/"):
         raise UnsupportedImage(f"a body of type {media_type[:80]!a}", allowed=["image/*", _FORM, JSON_TYPE])
     return ItemBody(validated(ItemFields, _told(query)), await body.read() or None)
@@ -69,6 +76,11 @@ def decode_base64(text: str) -> bytes:
         return base64.b64decode(text.partition(",")[2] if text.startswith("data:") else text, validate=True)
     except (binascii.Error, ValueError) as error:
         raise InvalidRequest(f"image is not valid base64: {error}") from error
+
+
+def _merged(words: dict[str, Any], query: dict[str, str]) -> ItemFields:
+    """Return what a body, checked by itself, and the query string say; of two that say the same the query counts."""
+    return validated(ItemFields, words | _told(query))
 
 
 def _object(data: bytes) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Scope
 
-from lookalike.errors import Forbidden, InvalidOption, InvalidRequest, LookalikeError
+from lookalike.errors import Forbidden, InvalidOption, InvalidRequest, LookalikeError, few
 from lookalike.gateway.admission import Admission
 from lookalike.gateway.body import Body
 from lookalike.gateway.context import RequestContext, context_of
@@ -69,18 +69,21 @@ class ItemEndpoints:
         self._enter(request, "/items")
         fields = query_fields(request.scope["query_string"])
         if unknown := sorted(fields.keys() - {"limit", "cursor"}):
-            raise InvalidOption(f"unknown options: {', '.join(unknown)}", allowed=["limit", "cursor"])
+            raise InvalidOption(f"unknown options: {few(unknown)}", allowed=["limit", "cursor"])
         return message_reply(await self._in_thread(lambda: self._page(fields)))
 
     async def get(self, request: Request) -> Response:
-        """Answer `GET /items/{item_id}` and `GET /items/{item_id}/thumbnail`."""
-        context, (item_id, thumbnail) = context_of(request.scope), item_id_in(request.scope)
-        if thumbnail:
-            context.route = "/items/{item_id}/thumbnail"
-            self._admission.admit(context, "read", thumbnail=True)
-            return await self._thumbnails.reply(request, context, item_id)
+        """Answer `GET /items/{item_id}`."""
         self._enter(request, "/items/{item_id}")
+        item_id, _ = item_id_in(request.scope)
         return message_reply(item_view(await self._in_thread(lambda: self._view.item(item_id))))
+
+    async def thumbnail(self, request: Request) -> Response:
+        """Answer `GET /items/{item_id}/thumbnail`."""
+        context, (item_id, _) = context_of(request.scope), item_id_in(request.scope)
+        context.route = "/items/{item_id}/thumbnail"
+        self._admission.admit(context, "read", thumbnail=True)
+        return await self._thumbnails.reply(request, context, item_id)
 
     async def delete(self, request: Request) -> Response:
         """Answer `DELETE /items/{item_id}`."""

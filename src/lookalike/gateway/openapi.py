@@ -92,7 +92,7 @@ def _bodies(made: Json) -> Json:
         one = {"oneOf": [{"required": ["image"]}, {"required": ["image_url"]}]}
         return {"type": "object", "properties": properties, "additionalProperties": False, **one}
 
-    words = {"image": image, **made["ItemFields"]["properties"]}
+    words = {"image": {"anyOf": [image, {"type": "null"}]}, **made["ItemFields"]["properties"]}
     return {
         "SearchBody": with_image("SearchOptions"),
         "DetectorBody": with_image("DetectorOptions"),

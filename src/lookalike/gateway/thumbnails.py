@@ -9,7 +9,7 @@ from PIL import Image
 from starlette.requests import Request
 from starlette.responses import Response
 
-from lookalike.errors import ImageGone, InvalidOption, LookalikeError, Overloaded
+from lookalike.errors import ImageGone, InvalidOption, LookalikeError, Overloaded, few
 from lookalike.gateway.context import RequestContext
 from lookalike.gateway.index_view import IndexView, ReadableFiles
 from lookalike.gateway.metrics import GatewayMetrics
@@ -97,7 +97,7 @@ class Thumbnails:
 
 def _edge_in(fields: dict[str, str]) -> int:
     if unknown := sorted(fields.keys() - {"edge"}):
-        raise InvalidOption(f"unknown options: {', '.join(unknown)}", allowed=["edge"])
+        raise InvalidOption(f"unknown options: {few(unknown)}", allowed=["edge"])
     text = fields.get("edge", str(_DEFAULT_EDGE_PX))
     if text not in map(str, EDGES_PX):
         raise InvalidOption(f"edge is {text[:20]!a}", allowed=[str(edge) for edge in EDGES_PX])

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lookalike.config import IndexSettings
-from lookalike.errors import IndexMismatch, InvalidOption
+from lookalike.errors import IndexMismatch, InvalidOption, few
 from lookalike.index.exact import Found, exact_search, omp_threads
 from lookalike.index.hnsw import Graph
 from lookalike.index.items import Items
@@ -85,7 +85,7 @@ class FaissIndex:
         """
         rows = self.items.rows_of(item_ids)
         if missing := [item_id for item_id, row in zip(item_ids, rows, strict=True) if row < 0]:
-            raise InvalidOption(f"the catalogue has no item {', '.join(map(repr, missing))}", "item_ids of hits")
+            raise InvalidOption(f"the catalogue has no item {few(map(repr, missing))}", "item_ids of hits")
         return np.asarray(self.vectors[rows])
 
     def nearest_rows(self, embeddings: NDArray[np.float32], k: int) -> NDArray[np.int64]:

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from lookalike.errors import IndexDamaged, InvalidOption
+from lookalike.errors import IndexDamaged, InvalidOption, few
 from lookalike.schemas import Filters, Hit
 
 _ATTRIBUTE = "attr:"
@@ -138,7 +138,7 @@ class Items:
             return None
         unknown = sorted(filters.keys() - set(self.attributes))
         if unknown:
-            raise InvalidOption(f"filters name no attribute of the catalogue: {', '.join(unknown)}", self.attributes)
+            raise InvalidOption(f"filters name no attribute of the catalogue: {few(unknown)}", self.attributes)
         mask = np.ones(len(self), dtype=np.bool_)
         for name, values in filters.items():
             code_of, codes = self._encoded(name)
