@@ -5,17 +5,17 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from statistics import median
 
 import httpx
 import psutil
 import pytest
 
+from lookalike.free_memory import TRIM_EVERY_S
 from tests.resilience.promises import Promise
 from tests.resilience.real_stack import JPEG, Stack, ask, photo, running_stack
 
 pytestmark = pytest.mark.full
-CLIENTS, SAMPLE_S = 6, 0.5
+CLIENTS = 6
 BAD = 0.05
 WARM_UP = 0.25  # of all requests
 MODELS = ("search",) * 4 + ("detector", "embedder", "metadata_creator")
@@ -40,22 +40,30 @@ def bad_bodies(whole: bytes) -> list[bytes]:
 
 
 class Clients:
-    """Send so many requests from several threads."""
+    """Send requests from several threads, round by round."""
 
-    def __init__(self, stack: Stack, count: int) -> None:
-        self._url, self._left = stack.url, iter(range(count))
-        self._pictures = pictures()
+    def __init__(self, url: str) -> None:
+        self._url, self._pictures = url, pictures()
         self._bad = bad_bodies(self._pictures[0])
+        self._chances = [random.Random(n) for n in range(CLIENTS)]
         self._lock = threading.Lock()
         self.done, self.told = 0, Counter[tuple[bool, int]]()
-        self._threads = [threading.Thread(target=self._run, args=(n,), daemon=True) for n in range(CLIENTS)]
 
-    def _run(self, seed: int) -> None:
-        chance = random.Random(seed)
-        with httpx.Client(base_url=self._url, headers={"content-type": "application/octet-stream"}, timeout=60) as http:
+    def send(self, count: int) -> None:
+        """Send so many requests and return when all are answered."""
+        left = iter(range(count))
+        threads = [threading.Thread(target=self._run, args=(chance, left)) for chance in self._chances]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    def _run(self, chance: random.Random, left: Iterator[int]) -> None:
+        headers = {"content-type": "application/octet-stream"}
+        with httpx.Client(base_url=self._url, headers=headers, timeout=60) as http:
             while True:
                 with self._lock:
-                    if next(self._left, None) is None:
+                    if next(left, None) is None:
                         return
                 bad = chance.random() < BAD
                 body = chance.choice(self._bad if bad else self._pictures)
@@ -64,50 +72,45 @@ class Clients:
                     self.done += 1
                     self.told[bad, one.status] += 1
 
-    def __iter__(self) -> Iterator[int]:
-        """Run them; yield now and then how many requests are done."""
-        for thread in self._threads:
-            thread.start()
-        while any(thread.is_alive() for thread in self._threads):
-            yield self.done
-            time.sleep(SAMPLE_S)
+
+def at_rest(stack: Stack) -> dict[str, int]:
+    """Return each process's resident bytes once what was freed is given back, and nothing is under way."""
+    time.sleep(TRIM_EVERY_S + 1)
+    with httpx.Client(base_url=stack.url, headers=JPEG, timeout=60) as http:
+        for model in set(MODELS):
+            assert ask(http, photo(224), f"/predictions/{model}").status == 200
+    time.sleep(1)
+    return {name: psutil.Process(pid).memory_info().rss for name, pid in stack.processes().items()}
 
 
 def test_no_process_grows(stack: Stack, request: pytest.FixtureRequest, promise: Promise) -> None:
-    count = int(request.config.getoption("--requests"))
-    processes = {name: psutil.Process(pid) for name, pid in stack.processes().items()}
-    samples: dict[str, list[tuple[int, int]]] = {name: [] for name in processes}
-    with httpx.Client(base_url=stack.url, headers=JPEG) as http:
+    with httpx.Client(base_url=stack.url, headers=JPEG, timeout=60) as http:
         first = ask(http, photo(480))
     assert first.status == 200
     promise("cold.first_search", first.seconds, "s", at_most=1)
-    clients, start_s, log_bytes = Clients(stack, count), time.monotonic(), stack.log_bytes()
-    threads = 0
-    for done in clients:
-        if done < WARM_UP * count:
-            threads = sum(process.num_threads() for process in processes.values())
-        for name, process in processes.items():
-            samples[name].append((done, process.memory_info().rss))
-    seconds = time.monotonic() - start_s
-    good = {status for is_bad, status in clients.told if not is_bad}
-    bad = {status for is_bad, status in clients.told if is_bad}
-    assert good == {200}, clients.told
-    assert bad <= {415, 422}, clients.told
+
+    count, clients = int(request.config.getoption("--requests")), Clients(stack.url)
+    pids, log_bytes = stack.processes(), stack.log_bytes()
+    clients.send(round(WARM_UP * count))
+    before, threads, start_s = at_rest(stack), threads_of(pids), time.monotonic()
+    clients.send(count - clients.done)
+    rate = (1 - WARM_UP) * count / (time.monotonic() - start_s)
+    after = at_rest(stack)
+
+    assert stack.processes() == pids  # nothing died and was started again
+    assert {status for is_bad, status in clients.told if not is_bad} == {200}, clients.told
+    assert {status for is_bad, status in clients.told if is_bad} <= {415, 422}, clients.told
     promise("leaks.requests", clients.done, "requests", at_least=count)
-    promise("leaks.requests_a_second", clients.done / seconds, "per s")
-    now = sum(process.num_threads() for process in processes.values())
-    promise("leaks.threads_more", now - threads, "threads", at_most=2)
+    promise("leaks.requests_a_second", rate, "per s")
+    promise("leaks.threads_more", threads_of(pids) - threads, "threads", at_most=2)
     promise("leaks.log_of_a_request", (stack.log_bytes() - log_bytes) / count, "bytes", at_most=3000)
-    grown = {name: growth_percent(kept, count) for name, kept in samples.items()}
-    for name, kept in samples.items():
-        promise(f"leaks.{name}_holds", kept[-1][1] / 1e6, "MB")
+    for name, rss in after.items():
+        promise(f"leaks.{name}_holds", rss / 1e6, "MB")
+    grown = {name: (rss / before[name] - 1) * 100 for name, rss in after.items()}
     # The worst last: all are measured before one fails.
     for name, percent in sorted(grown.items(), key=lambda one: one[1]):
         promise(f"leaks.{name}_grew", percent, "%", at_most=MOST_GROWTH)
 
 
-def growth_percent(kept: list[tuple[int, int]], count: int) -> float:
-    """Return by how many percent the last tenth of the requests lies above the tenth after the warm-up."""
-    before = median(rss for done, rss in kept if WARM_UP * count <= done < (WARM_UP + 0.1) * count)
-    after = median(rss for done, rss in kept if done >= 0.9 * count)
-    return (after / before - 1) * 100
+def threads_of(pids: dict[str, int]) -> int:
+    return sum(psutil.Process(pid).num_threads() for pid in pids.values())
