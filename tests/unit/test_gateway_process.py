@@ -63,10 +63,12 @@ def test_a_page_in_front_takes_the_place_of_the_one_in_the_background_but_not_it
         identity = ProcessId.of(other.pid)
         assert identity is not None
         kept(tmp_path, identity.pid, identity.start_ticks)
-        end_the_one_in_the_background(tmp_path)
+        end_the_one_in_the_background(tmp_path, 8090)
+        assert other.poll() is None  # it has another port
+        end_the_one_in_the_background(tmp_path, 9)
         assert other.wait(10) == -signal.SIGTERM
     this = ProcessId.of(os.getpid())
     assert this is not None
     kept(tmp_path, this.pid, this.start_ticks)
-    end_the_one_in_the_background(tmp_path)
+    end_the_one_in_the_background(tmp_path, 9)
     assert running_gateway(tmp_path) is not None

@@ -39,16 +39,16 @@ def web(
     settings = _settings(root, config, port, catalogue or ())
     from lookalike.gateway.serving import serve
 
-    end_the_one_in_the_background(ServerFiles.of(root).state)
+    end_the_one_in_the_background(ServerFiles.of(root).state, settings.port)
     require_free(settings.host, settings.port, OTHER_PORT)
     serve(settings)
 
 
-def end_the_one_in_the_background(state: Path) -> None:
-    """Stop the gateway whose state file lies in `state`, unless it is this very process."""
+def end_the_one_in_the_background(state: Path, port: int) -> None:
+    """Stop the gateway whose state file lies in `state` if it has `port`, unless it is this very process."""
     running = running_gateway(state)
     # What starts in the background comes by here, too, and finds itself.
-    if running is not None and running.pid != os.getpid():
+    if running is not None and running.pid != os.getpid() and running.base_url.endswith(f":{port}"):
         typer.echo(f"the page that ran in the background makes place: {running.base_url}")
         stop_gateway(state)
 
