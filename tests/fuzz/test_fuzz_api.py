@@ -5,7 +5,6 @@
 
 import base64
 import copy
-import os
 import shutil
 from collections import Counter
 from collections.abc import Iterator
@@ -26,11 +25,11 @@ from lookalike.gateway.keys import new_key
 from lookalike.gateway.openapi import document
 from lookalike.server import ServerProcess
 from tests.e2e.catalogue_drawn import draw, encoded
+from tests.fuzz.amount import IN_FULL
 from tests.gateway_running import running_gateway
 from tests.unit.image_samples import SAMPLES
 
-IN_FULL = os.environ.get("LOOKALIKE_FUZZ") == "full"
-CASES = int(os.environ.get("LOOKALIKE_FUZZ_CASES", "500")) if IN_FULL else 4  # an operation
+CASES = 500 if IN_FULL else 4  # an operation
 ADMIN, ADMIN_KEY = new_key("fuzz", "admin")
 
 PICTURES = [encoded(draw("disc", "red", 3)), *(SAMPLES[kind]().data for kind in ("PNG", "WEBP", "HEIC", "TIFF"))]

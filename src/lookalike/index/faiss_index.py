@@ -14,7 +14,7 @@ from lookalike.index.items import Items
 from lookalike.index.ivf import InvertedLists
 from lookalike.index.layout import IndexLayout
 from lookalike.index.manifest import STRUCTURE_FILES, Manifest
-from lookalike.index.snapshot import Snapshot, open_snapshot
+from lookalike.index.snapshot import Snapshot, check_content, open_snapshot
 from lookalike.index.structures import Structure, nearest
 from lookalike.schemas import Filters, Hit, IndexInfo
 
@@ -120,6 +120,7 @@ def _open_structure(snapshot: Snapshot, settings: IndexSettings) -> Structure | 
     if manifest.kind == "flat":
         return None
     path = snapshot.version_dir / STRUCTURE_FILES[manifest.kind]
+    check_content(snapshot.version_dir, manifest, path.name)  # a damaged link leads FAISS out of its memory
     if manifest.kind == "hnsw":
         return Graph.open(path, manifest.count, manifest.dim, settings.ef_search)
     return InvertedLists.open(path, snapshot.vectors, settings.ivf_probes)

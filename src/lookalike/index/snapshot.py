@@ -1,12 +1,14 @@
 """One published version as it lies on disk: opened by memory map, checked quickly here and wholly by `verify`."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lookalike.errors import IndexDamaged, IndexMismatch
+from lookalike.index.durable import sha256_of
 from lookalike.index.items import Items
 from lookalike.index.manifest import DTYPE, ITEMS, METRIC, STRUCTURE_FILES, VECTORS, Manifest, read_manifest
 
@@ -22,16 +24,18 @@ class Snapshot:
 
 
 def open_snapshot(version_dir: Path, expect_fingerprint: str | None = None) -> Snapshot:
-    """Map the version in `version_dir`; sizes, shapes and the manifest are checked, contents are not read.
+    """Map the version in `version_dir`: sizes, shapes, the manifest and the items are checked, embeddings are not read.
 
     Raises:
-        IndexDamaged: a file is missing, cut or of a wrong shape, or the format is newer than this program.
+        IndexDamaged: a file is missing, cut or of a wrong shape, the items were altered, or the format is newer than
+            this program.
         IndexMismatch: the index was built by another embedder than `expect_fingerprint`, or for another metric.
     """
     manifest = read_manifest(version_dir)
     check_kind(manifest, expect_fingerprint)
     check_sizes(version_dir, manifest)
     vectors = _open_vectors(version_dir / VECTORS, manifest)
+    check_content(version_dir, manifest, ITEMS)
     items = Items.open(version_dir / ITEMS)
     if len(items) != manifest.count:
         raise IndexDamaged(
@@ -76,11 +80,29 @@ def check_sizes(version_dir: Path, manifest: Manifest) -> None:
             raise IndexDamaged(f"index version {manifest.version}: {name} has {found} bytes instead of {entry.bytes}")
 
 
+def check_content(version_dir: Path, manifest: Manifest, name: str) -> None:
+    """Check a file's sha256 before a library parses it, which a damaged one may bring down with the whole process.
+
+    Raises:
+        IndexDamaged: it was altered.
+    """
+    path = version_dir / name
+    found = path.stat()
+    if _sha256_of(str(path), found.st_ino, found.st_size, found.st_mtime_ns) != manifest.files[name].sha256:
+        raise IndexDamaged(f"index version {manifest.version}: {name} was altered: its sha256 is not the manifest's")
+
+
+@lru_cache(maxsize=64)
+def _sha256_of(path: str, inode: int, size: int, changed_ns: int) -> str:
+    """Return the sha256 of a file, which is read once as long as it stays as it is."""
+    return sha256_of(Path(path))
+
+
 def _open_vectors(path: Path, manifest: Manifest) -> NDArray[np.float32]:
     try:
         # NumPy cannot map an array of no bytes.
         mapped = np.load(path, mmap_mode="r" if manifest.count else None, allow_pickle=False)
-    except (ValueError, OSError) as error:
+    except Exception as error:  # NumPy parses a damaged header as Python, and raises whatever that stumbles over
         raise IndexDamaged(f"index version {manifest.version}: {path.name} cannot be read: {error}") from error
     wanted = (manifest.count, manifest.dim)
     if mapped.shape != wanted or mapped.dtype != np.float32 or not mapped.flags.c_contiguous:
