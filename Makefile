@@ -19,7 +19,7 @@ TARGET       ?= cpu
 DOCKER_FLAGS ?=
 ROOT_RUN := $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: image image-test k8s-validate k8s-e2e help setup models archives browser catalogue index serve web stop status demo screenshots test test-unit test-e2e fuzz lint type fmt lock bench clean
+.PHONY: audit sbom image image-test k8s-validate k8s-e2e help setup models archives browser catalogue index serve web stop status demo screenshots test test-unit test-e2e resilience fuzz lint type fmt lock bench clean
 
 help: ## Show this help
 	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  \033[1m%-12s\033[0m %s\n", $$1, $$2}'
@@ -84,11 +84,24 @@ test: setup browser lint type models archives ## Check style and types, run ever
 test-unit: setup ## Run the tests that need neither models nor a server
 	@$(BIN)/python -m pytest tests/unit
 
+resilience: archives ## Kill, fill, flood and damage it; hold every promise and write docs/promises.md (ARGS=--requests=1000)
+	@status=0; $(BIN)/python -m pytest tests/resilience --resilience=full $(ARGS) || status=$$?; \
+	$(BIN)/python -m tests.resilience.promises; exit $$status
+
 test-e2e: browser archives ## Run the tests on a real TorchServe
 	@$(BIN)/python -m pytest tests/e2e
 
 fuzz: archives ## Send 500 made-up requests an operation, damage images and index files by the thousand
 	@LOOKALIKE_FUZZ=full $(BIN)/python -m pytest -s tests/fuzz
+
+audit: setup ## Look up known vulnerabilities of every locked package (needs a public advisory service)
+	@for lock in dev image-cpu image-gpu; do echo "audit: requirements/$$lock.lock"; \
+	  $(BIN)/pip-audit --strict --require-hashes --disable-pip --progress-spinner off --requirement requirements/$$lock.lock; done
+
+sbom: setup ## Write the CycloneDX bill of materials of each image's Python packages (var/sbom)
+	@mkdir -p var/sbom && for lock in image-cpu image-gpu; do \
+	  $(BIN)/cyclonedx-py requirements --pyproject pyproject.toml --mc-type application --output-reproducible \
+	    --output-file var/sbom/$$lock.json requirements/$$lock.lock && echo "sbom: var/sbom/$$lock.json"; done
 
 image: ## Build the container image (IMAGE, BASE_IMAGE, TARGET=cpu|gpu, DOCKER_FLAGS)
 	@docker build --file docker/Dockerfile --target $(TARGET) --build-arg BASE_IMAGE=$(BASE_IMAGE) --tag $(IMAGE) $(DOCKER_FLAGS) .
@@ -112,7 +125,7 @@ fmt: setup ## Mend the style
 	@$(BIN)/ruff check --fix . && $(BIN)/ruff format .
 
 lock: setup ## Resolve the dependencies anew into requirements/
-	@$(BIN)/uv pip compile --quiet --upgrade pyproject.toml --extra cpu --extra openvino --extra store --extra gateway --extra client --extra serve --extra cuda --extra train --extra bench --extra dev --generate-hashes --output-file requirements/dev.lock
+	@$(BIN)/uv pip compile --quiet --upgrade pyproject.toml --extra cpu --extra openvino --extra milvus --extra store --extra gateway --extra client --extra serve --extra cuda --extra train --extra bench --extra dev --generate-hashes --output-file requirements/dev.lock
 	@$(BIN)/uv pip compile --quiet pyproject.toml --constraint requirements/dev.lock --extra cpu --extra store --extra gateway --extra client --extra serve --generate-hashes --output-file requirements/image-cpu.lock
 	@$(BIN)/uv pip compile --quiet pyproject.toml --constraint requirements/dev.lock --extra gpu --extra store --extra gateway --extra client --extra serve --extra cuda --generate-hashes --output-file requirements/image-gpu.lock
 

@@ -22,13 +22,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lookalike.config import IndexSettings
+from lookalike.index.draft import Draft
 from lookalike.index.faiss_index import FaissIndex, open_index
 from lookalike.index.items import ItemRecord
 from lookalike.index.layout import IndexLayout
 from lookalike.index.manifest import BuildSettings, Kind
 from lookalike.index.store import KnownEmbeddings
 from lookalike.index.verify import measure_recall
-from lookalike.index.writer import Draft, IndexWriter
+from lookalike.index.writer import IndexWriter
 from lookalike.schemas import Filters
 
 LATENT = 48  # real embeddings fill few of their dimensions; HNSW is slow and poor on noise that fills all

@@ -1,12 +1,15 @@
-"""The catalogue as its owner keeps it: a folder of images, a CSV or a JSONL file, read into items."""
+"""The catalogue as its owner keeps it: a folder of images, a CSV, JSONL or Parquet file, read into items."""
 
 import csv
 import json
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, BinaryIO, Literal, Protocol
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from lookalike.delivery.store_file import is_address, store_file
 from lookalike.errors import SetupError
@@ -31,8 +34,11 @@ IMAGE_SUFFIXES = frozenset(
 )
 TABLE_SUFFIXES = {".csv": ",", ".tsv": "\t"}
 LINES_SUFFIXES = frozenset({".jsonl", ".ndjson"})
+PARQUET_SUFFIX = ".parquet"
 FOLDER_LEVELS = ("category", "subcategory")
 _FIELDS = ("path", "item_id", "title", "url")
+CAPTION_BYTES = 4000  # of a text file, in which its first line is looked for
+_PARQUET_ROWS = 8192  # read at once
 
 
 class ImageFile(Protocol):
@@ -63,53 +69,71 @@ class Catalogue:
 
 
 def read_catalogue(source: Path, folder_levels: Sequence[str] = FOLDER_LEVELS) -> Catalogue:
-    """Read the items of a folder, of a CSV or TSV file, or of a JSONL file.
+    """Read the items of a folder, of a CSV or TSV file, of a JSONL file, or of a Parquet file.
 
     In a folder every image is an item: its item_id is the path inside the folder, the names of the folders on the way
     are the attributes `folder_levels`, and the first line of `<stem>.txt` beside it is its title. A table needs the
     columns `path` and `item_id`, may have `title` and `url`, and any other column is an attribute; paths are relative
-    to the table's folder, or addresses of objects (`s3://bucket/name`).
+    to the table's folder, or addresses of objects (`s3://bucket/name`). A folder named `*.parquet` is one table.
 
     Raises:
         SetupError: naming the file and the line that is wrong.
     """
-    if source.is_dir():
+    if source.is_dir() and source.suffix.lower() != PARQUET_SUFFIX:
         return _read_folder(source, folder_levels)
-    if not source.is_file():
+    line_of: dict[str, int] = {}
+    items: list[Item] = []
+    for line, item in table_items(source):
+        if item.item_id in line_of:
+            raise SetupError(
+                f"{source}:{line}: item_id {item.item_id!r} was given in line {line_of[item.item_id]} already"
+            )
+        line_of[item.item_id] = line
+        items.append(item)
+    return Catalogue(source, items)
+
+
+def table_items(source: Path, near: str | None = None) -> Iterator[tuple[int, Item]]:
+    """Yield the items of a table one by one with their lines, whatever its size; ids are not compared.
+
+    Relative paths are those beside `source`, or below the address `near` (of a table that was fetched from a store).
+
+    Raises:
+        SetupError: naming the file and the line that is wrong.
+    """
+    if not source.exists():
         raise SetupError(f"catalogue {source} does not exist")
     suffix = source.suffix.lower()
     if suffix in TABLE_SUFFIXES:
         rows = _table_rows(source, TABLE_SUFFIXES[suffix])
     elif suffix in LINES_SUFFIXES:
         rows = _json_rows(source)
+    elif suffix == PARQUET_SUFFIX:
+        rows = _parquet_rows(source)
     else:
-        allowed = ["a folder", *TABLE_SUFFIXES, *sorted(LINES_SUFFIXES)]
+        allowed = ["a folder", *TABLE_SUFFIXES, *sorted(LINES_SUFFIXES), PARQUET_SUFFIX]
         raise SetupError(f"catalogue {source} is of an unknown kind: {suffix or 'no suffix'}", allowed=allowed)
     try:
-        return Catalogue(source, list(_items(source, rows)))
+        for line, row in rows:
+            yield line, _item(source, line, row, near)
     except UnicodeDecodeError as error:
         raise SetupError(f"{source}: is not UTF-8 text: {error}") from error
 
 
-def _items(source: Path, rows: Iterator[tuple[int, dict[str, str]]]) -> Iterator[Item]:
-    line_of: dict[str, int] = {}
-    for line, row in rows:
-        for name in ("path", "item_id"):
-            if not row.get(name):
-                raise SetupError(f"{source}:{line}: {name} is missing or empty")
-        item_id = row["item_id"]
-        if not item_id.isprintable():
-            raise SetupError(f"{source}:{line}: item_id {item_id!r} holds characters that cannot be printed")
-        if item_id in line_of:
-            raise SetupError(f"{source}:{line}: item_id {item_id!r} was given in line {line_of[item_id]} already")
-        line_of[item_id] = line
-        yield Item(
-            item_id=item_id,
-            path=store_file(row["path"]) if is_address(row["path"]) else source.parent / row["path"],
-            title=row.get("title") or None,
-            url=row.get("url") or None,
-            attributes={name: value for name, value in row.items() if name not in _FIELDS and value},
-        )
+def _item(source: Path, line: int, row: dict[str, str], near: str | None) -> Item:
+    for name in ("path", "item_id"):
+        if not row.get(name):
+            raise SetupError(f"{source}:{line}: {name} is missing or empty")
+    if not row["item_id"].isprintable():
+        raise SetupError(f"{source}:{line}: item_id {row['item_id']!r} holds characters that cannot be printed")
+    path = row["path"] if near is None or is_address(row["path"]) else f"{near}/{row['path']}"
+    return Item(
+        item_id=row["item_id"],
+        path=store_file(path) if is_address(path) else source.parent / path,
+        title=row.get("title") or None,
+        url=row.get("url") or None,
+        attributes={name: value for name, value in row.items() if name not in _FIELDS and value},
+    )
 
 
 def _table_rows(source: Path, delimiter: str) -> Iterator[tuple[int, dict[str, str]]]:
@@ -127,6 +151,21 @@ def _table_rows(source: Path, delimiter: str) -> Iterator[tuple[int, dict[str, s
                 line = reader.line_num + 1
         except csv.Error as error:
             raise SetupError(f"{source}:{reader.line_num}: {error}") from error
+
+
+def _parquet_rows(source: Path) -> Iterator[tuple[int, dict[str, str]]]:
+    line = 0
+    for path in sorted(source.glob(f"*{PARQUET_SUFFIX}")) if source.is_dir() else [source]:
+        try:
+            with pq.ParquetFile(path) as file:
+                _check_header(path, file.schema_arrow.names)
+                for batch in file.iter_batches(_PARQUET_ROWS):
+                    for row in batch.to_pylist():
+                        line += 1
+                        said = {name: value for name, value in row.items() if value is not None}
+                        yield line, {name: _text(path, line, name, value) for name, value in said.items()}
+        except (pa.ArrowException, OSError) as error:
+            raise SetupError(f"{path}: is no Parquet file that can be read: {error}") from error
 
 
 def _check_header(source: Path, header: list[str]) -> None:
@@ -168,14 +207,20 @@ def _text(source: Path, line: int, name: str, value: Any) -> str:
 
 
 def _read_folder(folder: Path, levels: Sequence[str]) -> Catalogue:
-    items: list[Item] = []
-    ignored = 0
+    found = list(folder_items(folder, levels))
+    items = [item for item in found if item is not None]
+    return Catalogue(folder, items, ignored=len(found) - len(items))
+
+
+def folder_items(folder: Path, levels: Sequence[str]) -> Iterator[Item | None]:
+    """Yield the images below a folder one by one, and None for each file that is no image.
+
+    Raises:
+        SetupError: a folder cannot be read.
+    """
     for path in _files(folder):
-        if path.suffix.lower() in IMAGE_SUFFIXES:
-            items.append(_folder_item(folder, path, levels))
-        else:
-            ignored += 1
-    return Catalogue(folder, items, ignored)
+        is_image = path.suffix.lower() in IMAGE_SUFFIXES
+        yield folder_item(path.relative_to(folder), path, _caption(path), levels) if is_image else None
 
 
 def _files(folder: Path) -> Iterator[Path]:
@@ -189,10 +234,10 @@ def _raise(error: OSError) -> None:
     raise SetupError(f"folder {error.filename} cannot be read: {error.strerror}") from error
 
 
-def _folder_item(folder: Path, path: Path, levels: Sequence[str]) -> Item:
-    inside = path.relative_to(folder)
+def folder_item(inside: PurePath, file: ImageFile, title: str | None, levels: Sequence[str]) -> Item:
+    """Return the image that lies `inside` a folder as an item: its path is its id, its folders are attributes."""
     attributes = dict(zip(levels, map(printable, inside.parts[:-1]), strict=False))
-    return Item(item_id=printable(inside.as_posix()), path=path, title=_caption(path), attributes=attributes)
+    return Item(item_id=printable(inside.as_posix()), path=file, title=title, attributes=attributes)
 
 
 def printable(name: str) -> str:
@@ -203,7 +248,12 @@ def printable(name: str) -> str:
 def _caption(path: Path) -> str | None:
     """Return the first line of the text file beside the image, or None."""
     try:
-        with path.with_suffix(".txt").open(encoding="utf-8", errors="replace") as file:
-            return file.readline(1000).strip() or None
+        with path.with_suffix(".txt").open("rb") as file:
+            return first_line(file.read(CAPTION_BYTES))
     except OSError:
         return None
+
+
+def first_line(data: bytes) -> str | None:
+    """Return the first line of a text, or None when there is nothing in it."""
+    return data.decode(errors="replace").partition("\n")[0][:1000].strip() or None

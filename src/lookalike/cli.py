@@ -5,6 +5,8 @@ import sys
 
 import typer
 
+from lookalike.bulk.commands import embed
+from lookalike.bulk.commands import index as bulk_commands
 from lookalike.capacity import capacity
 from lookalike.client.commands import search
 from lookalike.delivery.commands import index as delivery_commands
@@ -14,7 +16,10 @@ from lookalike.errors import LookalikeError
 from lookalike.evaluation_commands import evaluate
 from lookalike.gateway.commands import app as gateway_commands
 from lookalike.gateway.commands import keys_app as key_commands
+from lookalike.growth import growth
 from lookalike.index.commands import app as index_commands
+from lookalike.index.milvus.commands import app as milvus_commands
+from lookalike.index.milvus.commands import index as migrate_commands
 from lookalike.labels.commands import app as label_commands
 from lookalike.preflight import preflight
 from lookalike.review.commands import review
@@ -22,7 +27,10 @@ from lookalike.server_commands import app as server_commands
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help="Reverse image search as a service.")
 index_commands.add_typer(delivery_commands)
+index_commands.add_typer(migrate_commands)
+index_commands.add_typer(bulk_commands)
 app.add_typer(index_commands, name="index")
+app.add_typer(milvus_commands, name="milvus")
 app.add_typer(model_commands, name="models")
 app.add_typer(label_commands, name="labels")
 app.add_typer(key_commands, name="keys")
@@ -30,6 +38,8 @@ app.add_typer(server_commands)
 app.add_typer(gateway_commands)
 app.command()(capacity)
 app.command()(demo)
+app.command()(embed)
+app.command()(growth)
 app.command()(search)
 app.command()(evaluate)
 app.command()(preflight)
@@ -39,7 +49,8 @@ app.command()(review)
 def main() -> None:
     """Run the command line: exit code 0 when all is well, 1 for an error that is told, 2 for wrong usage."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    logging.getLogger("httpx").setLevel(logging.WARNING)  # a line for each request is nothing for a terminal
+    for talkative in ("httpx", "botocore"):  # a line for each request or each client is nothing for a terminal
+        logging.getLogger(talkative).setLevel(logging.WARNING)
     try:
         app()
     except LookalikeError as error:

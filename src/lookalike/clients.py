@@ -2,37 +2,36 @@
 
 import asyncio
 import io
-import logging
 import tempfile
 from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, Self, TypeVar
+from typing import Any, Protocol, Self
 
 import aiohttp
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from pydantic import ValidationError
 
 from lookalike import rows as wire
 from lookalike.archives import unpack_archive
+from lookalike.circuit import Circuit, CircuitState
 from lookalike.config import ModelSettings, RouterSettings
 from lookalike.detection import Detector
 from lookalike.embedding import Embedder
-from lookalike.errors import DeadlineExceeded, LookalikeError, ModelFailed, ModelUnavailable
+from lookalike.errors import LookalikeError, ModelFailed
 from lookalike.metadata import METADATA_DIR, CropDescriber
+from lookalike.model_endpoint import Answer, ModelEndpoint, parsed
 from lookalike.preprocessing import Preprocess
-from lookalike.schemas import Description, Detection, DetectorResponse, MetadataResponse, ModelInfo
+from lookalike.schemas import Description, Detection, DetectorResponse, MetadataResponse
 from lookalike.spreading import Resolve, SpreadingSession, resolve_by_system
 from lookalike.stage_timer import Deadline
 
 _FITS = 3  # attempts to fit crops for the embedder that answers, while one takes another's place
 _CONNECT_S = 0.5
+_SLOW_SHARE = 0.5  # of a stage's time: a model server that had as much and did not answer is slow
 MODEL_NAMES = ("detector", "embedder", "metadata_creator")
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -53,6 +52,9 @@ class ModelClient(Protocol):
 
     async def states(self, deadline: Deadline) -> dict[str, str]:
         """Return by model `ok`, or what is wrong with it."""
+
+    def circuits(self) -> dict[str, CircuitState]:
+        """Return the state of the circuit to each stage's model servers; empty where there are none."""
 
     async def close(self) -> None:
         """Let go of connections and models."""
@@ -123,6 +125,10 @@ class LocalModelClient:
         """Return `ok` for every model: what was loaded is there; whether it works shows the search that follows."""
         return dict.fromkeys(MODEL_NAMES, "ok")
 
+    def circuits(self) -> dict[str, CircuitState]:
+        """Return nothing: no call leaves this process."""
+        return {}
+
     async def close(self) -> None:
         """Nothing is open."""
 
@@ -155,88 +161,6 @@ class LocalModelClient:
         return descriptions
 
 
-class Answer(NamedTuple):
-    """A model server's answer, whose it is, and a digest of the preprocessing that it expects ("" when not told)."""
-
-    body: bytes
-    fingerprint: str
-    preprocess: str
-
-    def was_fitted_for(self, card: ModelInfo) -> bool:
-        """Tell whether pixels fitted by `card` were right for the model that answered."""
-        return self.fingerprint in ("", card.fingerprint) or self.preprocess == card.preprocess.digest()
-
-
-class ModelEndpoint:
-    """One model over kept-alive connections to all its servers: its card, and calls with the time that is left."""
-
-    def __init__(self, stage: str, url: str, session: SpreadingSession) -> None:
-        self.stage, self._url, self._session = stage, url, session
-        self._info: ModelInfo | None = None
-        self.fingerprint: str | None = None  # of the model that answered last
-
-    async def info(self, deadline: Deadline) -> ModelInfo:
-        """Return the model's card, asked for once, and again when a model answers whose input is another."""
-        card = self._info
-        if card is None:
-            card = self._info = _parsed(ModelInfo, (await self._get("info", deadline)).body, self.stage)
-            self.fingerprint = card.fingerprint
-        return card
-
-    async def check(self, deadline: Deadline) -> None:
-        """Let the model run the golden image; raises a ServiceError that says what is wrong."""
-        await self._get("healthz", deadline)
-
-    async def call(self, pixels: NDArray[Any], deadline: Deadline, **headers: str) -> Answer:
-        """Send an array; return the answer, which names the model that made it."""
-        sent = {"content-type": wire.NPY_TYPE, **{name.replace("_", "-"): value for name, value in headers.items()}}
-        return await self._send("POST", wire.npy_bytes(pixels), sent, deadline)
-
-    async def _get(self, path: str, deadline: Deadline) -> Answer:
-        return await self._send("GET", None, {wire.PATH_HEADER: path}, deadline)
-
-    async def _send(self, method: str, data: bytes | None, headers: dict[str, str], deadline: Deadline) -> Answer:
-        """Send once, and once more, to another address if there is one, when the connection or the reply broke off.
-
-        A keep-alive connection may have died unnoticed, and a pod may end at any moment; a call changes nothing.
-        """
-        try:
-            try:
-                return await self._send_once(method, data, headers, deadline)
-            except aiohttp.ClientError:
-                return await self._send_once(method, data, headers, deadline)
-        except aiohttp.ClientError as error:
-            self._log(f"cannot be reached: {error}", deadline)
-            raise ModelUnavailable(f"{self.stage}: the model server cannot be reached") from error
-
-    async def _send_once(self, method: str, data: bytes | None, headers: dict[str, str], deadline: Deadline) -> Answer:
-        headers = {**headers, wire.DEADLINE_HEADER: f"{deadline.left_ms():.0f}"}
-        if deadline.request_id:
-            headers[wire.REQUEST_ID_HEADER] = deadline.request_id
-        async with self._session.request(method, self._url, data=data, headers=headers) as response:
-            body = await response.read()
-            if response.status != 200:
-                self._log(f"answered {response.status}: {body[:300].decode('utf-8', 'replace').strip()}", deadline)
-                if response.status == DeadlineExceeded.status:
-                    raise DeadlineExceeded(f"stage {self.stage!r} had no time left")
-                raise ModelFailed(f"{self.stage}: the model server answered {response.status}")
-            fingerprint = response.headers.get(wire.FINGERPRINT_HEADER, "")
-            answer = Answer(body, fingerprint, response.headers.get(wire.PREPROCESS_HEADER, ""))
-            self._note(answer)
-            return answer
-
-    def _note(self, answer: Answer) -> None:
-        if answer.fingerprint:
-            self.fingerprint = answer.fingerprint
-        if self._info is not None and not answer.was_fitted_for(self._info):
-            self._info = None  # another model is served now, whose input differs
-
-    def _log(self, what: str, deadline: Deadline) -> None:
-        """Tell the operator what no client should see: addresses and answers inside the service."""
-        fields = {"request_id": deadline.request_id, "stage": self.stage, "url": self._url, "what": what}
-        logger.warning("%(stage)s: %(url)s %(what)s", fields)
-
-
 async def _state(endpoint: ModelEndpoint, deadline: Deadline) -> str:
     try:
         await deadline.bound(endpoint.stage, endpoint.check(deadline))
@@ -255,10 +179,23 @@ class HttpModelClient:
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_S)
         session = aiohttp.ClientSession(connector=connector, timeout=timeout)
         self._session = SpreadingSession(session, settings.resolve_s, resolve)
-        self.detector = ModelEndpoint("detect", settings.detector_url, self._session)
-        self.embedder = ModelEndpoint("embed", settings.embedder_url, self._session)
-        self.metadata = ModelEndpoint("describe", settings.metadata_url, self._session)
+        self.detector = self._endpoint("detect", settings.detector_url, settings.detect_ms, settings)
+        self.embedder = self._endpoint("embed", settings.embedder_url, settings.embed_ms, settings)
+        self.metadata = self._endpoint("describe", settings.metadata_url, settings.describe_ms, settings)
         self._min_score = settings.min_detection_score
+
+    def _endpoint(self, stage: str, url: str, limit_ms: float, settings: RouterSettings) -> ModelEndpoint:
+        slow_s = limit_ms / 1000 * _SLOW_SHARE
+        circuit = Circuit(stage, settings.circuit_failures, settings.circuit_open_s, slow_s)
+        return ModelEndpoint(stage, url, self._session, circuit)
+
+    @property
+    def _endpoints(self) -> list[ModelEndpoint]:
+        return [self.detector, self.embedder, self.metadata]
+
+    def circuits(self) -> dict[str, CircuitState]:
+        """Return the state of the circuit to each stage's model servers."""
+        return {endpoint.stage: endpoint.circuit.state for endpoint in self._endpoints}
 
     @property
     def fingerprint(self) -> str | None:
@@ -267,8 +204,7 @@ class HttpModelClient:
 
     async def states(self, deadline: Deadline) -> dict[str, str]:
         """Let every model run the golden image; return by model `ok`, or what is wrong with it."""
-        endpoints = [self.detector, self.embedder, self.metadata]
-        states = await asyncio.gather(*(_state(endpoint, deadline) for endpoint in endpoints))
+        states = await asyncio.gather(*(_state(endpoint, deadline) for endpoint in self._endpoints))
         return dict(zip(MODEL_NAMES, states, strict=True))
 
     async def close(self) -> None:
@@ -286,7 +222,7 @@ class HttpModelClient:
         preprocess = (await self.detector.info(deadline)).preprocess
         pixels = await asyncio.to_thread(preprocess.fit, image)
         answer = await self.detector.call(pixels, deadline, x_lookalike_min_score=str(self._min_score))
-        detections = _parsed(DetectorResponse, answer.body, "detect").detections
+        detections = parsed(DetectorResponse, answer.body, "detect").detections
         boxes = preprocess.unfit_boxes(np.array([d.box for d in detections], np.float32).reshape(-1, 4), image.size)
         return [d.model_copy(update={"box": tuple(box)}) for d, box in zip(detections, boxes.tolist(), strict=True)]
 
@@ -305,7 +241,7 @@ class HttpModelClient:
         """Return one description a crop, by the metadata model's own forward pass."""
         pixels = await self._fitted(self.metadata, crops, deadline)
         answer = await self.metadata.call(pixels, deadline)
-        return _parsed(MetadataResponse, answer.body, "describe").descriptions
+        return parsed(MetadataResponse, answer.body, "describe").descriptions
 
 
 def _embedded(answer: Answer) -> EmbeddedCrops:
@@ -316,15 +252,5 @@ def _embedded(answer: Answer) -> EmbeddedCrops:
         raise ModelFailed(f"embed: the reply is no .npz with embeddings: {error}") from error
     if described is None:
         return EmbeddedCrops(embeddings, answer.fingerprint)
-    descriptions = _parsed(MetadataResponse, described.tobytes(), "embed").descriptions
+    descriptions = parsed(MetadataResponse, described.tobytes(), "embed").descriptions
     return EmbeddedCrops(embeddings, answer.fingerprint, descriptions)
-
-
-M = TypeVar("M", DetectorResponse, MetadataResponse, ModelInfo)
-
-
-def _parsed(model: type[M], body: bytes, stage: str) -> M:
-    try:
-        return model.model_validate_json(body)
-    except ValidationError as error:
-        raise ModelFailed(f"{stage}: the reply is not a {model.__name__}: {error.error_count()} errors") from error

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from lookalike.errors import SetupError, wrong_fields
@@ -67,6 +67,7 @@ class RouterSettings(Settings):
 
     model_config = SettingsConfigDict(env_prefix="LOOKALIKE_ROUTER_")
 
+    index_engine: Literal["faiss", "milvus"] = "faiss"  # `milvus`: where MilvusSettings say, in place of `index_dir`
     index_dir: Path = Path("var/index")
     # `http`: each model behind its own server, so that they scale apart; `in_process`: no hops, on one machine's cores.
     models: Literal["http", "in_process"] = "http"
@@ -87,6 +88,8 @@ class RouterSettings(Settings):
     crop_px: Annotated[int, Field(ge=1)] = 256
     max_connections: Annotated[int, Field(ge=1)] = 64
     resolve_s: Annotated[float, Field(gt=0)] = 1.0  # how old the addresses behind a model's host name may be
+    circuit_failures: Annotated[int, Field(ge=0)] = 5  # calls in a row that open a model's circuit; 0: it never opens
+    circuit_open_s: Annotated[float, Field(gt=0)] = 2.0  # from then on one call in this time is let through as a probe
     threads: Annotated[int, Field(ge=1)] = 4  # for decoding and look-ups, which release the GIL
     index_poll_s: Annotated[float, Field(gt=0)] = 1.0
     limits: ImageLimits = ImageLimits()
@@ -116,3 +119,30 @@ class StoreSettings(Settings):
     timeout_s: Annotated[float, Field(gt=0)] = 20  # for one connection, and for one read of it
     poll_s: Annotated[float, Field(gt=0)] = 10  # how often `follow` looks for a new version
     conditional_puts: bool = True  # off for a server that does not know If-Match and If-None-Match on a PUT
+
+
+class MilvusSettings(Settings):
+    """An index in Milvus (environment prefix `LOOKALIKE_MILVUS_`)."""
+
+    model_config = SettingsConfigDict(env_prefix="LOOKALIKE_MILVUS_")
+
+    uri: str = "http://127.0.0.1:19530"  # or a local file, whose name ends in .db: embedded, for one process at a time
+    token: SecretStr = SecretStr("")  # `user:password`, or a key
+    database: str = ""  # the server's default when empty
+    catalogue: Annotated[str, Field(min_length=1)] = "catalogue"  # the alias that serves
+    # `Session`: a process sees its own writes at once, and those of others within about a second; `Strong`: everyone's
+    # at once, for which every search waits on the server's clock.
+    consistency_level: Literal["Strong", "Session", "Bounded", "Eventually"] = "Session"
+    timeout_s: Annotated[float, Field(gt=0)] = 5.0  # for one call
+    build_timeout_s: Annotated[float, Field(gt=0)] = 600.0  # for making, flushing and loading a collection
+    batch_items: Annotated[int, Field(ge=1, le=16_384)] = 1000  # written or read in one call
+
+    @property
+    def is_server(self) -> bool:
+        """Whether `uri` is a server's address, not a file."""
+        return "://" in self.uri
+
+    @property
+    def file(self) -> Path:
+        """The file that `uri` names, where it is no server's address."""
+        return Path(self.uri)

@@ -33,6 +33,7 @@ LookalikeError                      500 internal_error
 │   ├── IndexDamaged                503 index_damaged
 │   └── IndexBusy                   503 index_busy
 └── SetupError                      500 setup_error     a setting, a weight file, a catalogue
+    ├── NotStored                   507 not_stored      a disk that is full, or may not be written
     └── StoreError                                      what a store holds, or that it refuses
         ├── StoreMissing                                something is not there
         ├── StoreDamaged                                something is not what its manifest says
@@ -255,6 +256,12 @@ class SetupError(LookalikeError):
     """A setting, a weight file or a catalogue is wrong; the message names it."""
 
     code = "setup_error"
+
+
+class NotStored(SetupError):
+    """A file cannot be written: no space is left, or the folder is read-only; what was published before stays."""
+
+    status, code = 507, "not_stored"
 
 
 class StoreError(SetupError):

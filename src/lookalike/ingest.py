@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Annotated, Literal, NamedTuple, Protocol
@@ -19,6 +19,7 @@ from lookalike.images import decode_image
 from lookalike.index.store import EmbeddingStore
 from lookalike.progress import Advance
 
+NOTHING_IN_IT = "the embedder finds nothing in it: its embedding is zero or not finite"
 _READ_AHEAD = 2  # batches that are prepared while one is embedded
 
 
@@ -51,10 +52,13 @@ class ImageEmbedder(Protocol):
         """Return the embeddings `(n, dim)` of prepared images `(n, h, w, 3)`; called from one thread."""
 
 
+Duplicates = Literal["skip", "keep"]
+
+
 class IngestOptions(BaseModel, extra="forbid", frozen=True):
     """How an ingest goes about its work."""
 
-    duplicates: Literal["skip", "keep"] = "skip"  # of an image that another item has already
+    duplicates: Duplicates = "skip"  # of an image that another item has already
     existing: Literal["replace", "keep"] = "replace"  # an item_id that the index has already
     threads: Annotated[int, Field(ge=1)] = 2
     batch_images: Annotated[int, Field(ge=1, le=64)] = 16
@@ -82,9 +86,17 @@ class Embedded(NamedTuple):
     new_embeddings: int
 
 
+class Content(NamedTuple):
+    """An item's encoded image, as it was read; `key` is its sha256 (32 bytes)."""
+
+    item: Item
+    key: bytes
+    data: bytes
+
+
 class _Prepared(NamedTuple):
     item: Item
-    key: bytes  # sha256 of the encoded image
+    key: bytes
     pixels: NDArray[np.uint8] | None  # None: its embedding is known already
 
 
@@ -115,7 +127,7 @@ class Ingest:
         broken = [item for item in items if keys.get(item.item_id) in self._failed]
         for item in broken:
             del keys[item.item_id]
-            problems.append(_unreadable(item, "the embedder finds nothing in it: its embedding is zero or not finite"))
+            problems.append(unreadable(item, NOTHING_IN_IT))
         return Embedded(keys, problems, self._new)
 
     def _embed_all(
@@ -156,30 +168,22 @@ class Ingest:
                 executor.shutdown(wait=True, cancel_futures=True)
 
     def _prepare(self, item: Item) -> _Prepared | Problem:
-        try:
-            data = _read(item.path, self._options.limits)
-            key = hashlib.sha256(data).digest()
-            if self._is_known(key):
-                return _Prepared(item, key, None)
-            image = decode_image(data, self._options.limits).pixels
-            return _Prepared(item, key, self._embedder.prepare(image))
-        except (OSError, RequestError) as error:
-            return _unreadable(item, _reason(error))
+        content = read_content(item, self._options.limits)
+        if isinstance(content, Problem):
+            return content
+        if self._is_known(content.key):
+            return _Prepared(item, content.key, None)
+        pixels = prepare_content(content, self._embedder.prepare, self._options.limits)
+        return pixels if isinstance(pixels, Problem) else _Prepared(item, content.key, pixels)
 
     def _is_known(self, key: bytes) -> bool:
         return key in self._store.known or key in self._unsaved or key in self._failed
 
     def _embed(self, batch: dict[bytes, NDArray[np.uint8]]) -> None:
-        embeddings = self._embedder.embed(np.stack(list(batch.values())))
-        if embeddings.shape != (len(batch), self._embedder.dim):
-            raise SetupError(
-                f"embedder {self._embedder.name} returned {embeddings.shape} for {len(batch)} images; "
-                f"its dim is {self._embedder.dim}"
-            )
-        norms = np.linalg.norm(embeddings, axis=1)
-        for key, embedding, norm in zip(batch, embeddings, norms, strict=True):
-            if norm > 0 and np.isfinite(norm):
-                self._unsaved[key] = (embedding / norm).astype(np.float32)
+        embeddings, usable = embed_checked(self._embedder, np.stack(list(batch.values())))
+        for key, embedding, is_usable in zip(batch, embeddings, usable, strict=True):
+            if is_usable:
+                self._unsaved[key] = embedding
             else:
                 self._failed.add(key)
         if len(self._unsaved) >= self._chunk_items:
@@ -192,6 +196,41 @@ class Ingest:
             self._unsaved = {}
 
 
+def read_content(item: Item, limits: ImageLimits) -> Content | Problem:
+    """Read and hash an item's encoded image; a store that does not answer raises, as that is no fault of the image."""
+    try:
+        data = _read(item.path, limits)
+    except OSError as error:
+        return unreadable(item, _reason(error))
+    return Content(item, hashlib.sha256(data).digest(), data)
+
+
+def prepare_content(
+    content: Content, prepare: Callable[[Image.Image], NDArray[np.uint8]], limits: ImageLimits
+) -> NDArray[np.uint8] | Problem:
+    """Decode an image and return it as one network input `(h, w, 3)`."""
+    try:
+        return prepare(decode_image(content.data, limits).pixels)
+    except (OSError, RequestError) as error:
+        return unreadable(content.item, _reason(error))
+
+
+def embed_checked(embedder: ImageEmbedder, pixels: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Return the embeddings `(n, dim)` of prepared images, of length 1, and which of them can be used `(n,)`.
+
+    Raises:
+        SetupError: the embedder returns something else than `(n, dim)`.
+    """
+    embeddings = embedder.embed(pixels)
+    if embeddings.shape != (len(pixels), embedder.dim):
+        raise SetupError(
+            f"embedder {embedder.name} returned {embeddings.shape} for {len(pixels)} images; its dim is {embedder.dim}"
+        )
+    norms = np.linalg.norm(embeddings, axis=1)
+    usable = (norms > 0) & np.isfinite(norms)
+    return (embeddings / np.where(usable, norms, 1)[:, None]).astype(np.float32), usable
+
+
 def _read(path: ImageFile, limits: ImageLimits) -> bytes:
     try:
         file = path.open("rb")
@@ -202,7 +241,8 @@ def _read(path: ImageFile, limits: ImageLimits) -> bytes:
         return file.read(limits.max_bytes + 1)
 
 
-def _unreadable(item: Item, reason: str) -> Problem:
+def unreadable(item: Item, reason: str) -> Problem:
+    """Return the problem of an item that has no embedding."""
     return Problem("unreadable", item.item_id, printable(str(item.path)), reason)
 
 

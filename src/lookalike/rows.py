@@ -4,6 +4,7 @@ import base64
 import binascii
 import io
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -12,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ValidationError
 
+from lookalike.circuit import CircuitState
 from lookalike.errors import InvalidOption, InvalidRequest, LookalikeError, wrong_fields
 from lookalike.schemas import IndexInfo, SearchRequest
 
@@ -27,6 +29,8 @@ PREPROCESS_HEADER = "x-lookalike-preprocess"
 REQUEST_ID_HEADER = "x-request-id"
 # In replies TorchServe overwrites `x-request-id` by an id of its own.
 REPLY_ID_HEADER = "x-lookalike-request-id"
+RETRY_HEADER = "retry-after"
+RETRY_AFTER_S = 1.0  # where the error names no other time
 _RESERVED_HEADERS = {DEADLINE_HEADER, PATH_HEADER, FINGERPRINT_HEADER, PREPROCESS_HEADER, REPLY_ID_HEADER}
 # Options that are structures: in a header or a multipart field they come as JSON text.
 STRUCTURED = {"box", "filters", "like", "unlike"}
@@ -70,6 +74,7 @@ class Reply:
     stages_ms: Mapping[str, float] = field(default_factory=dict)
     index: IndexInfo | None = None
     code: str | None = None
+    circuits: Mapping[str, CircuitState] = field(default_factory=dict)
 
 
 def json_reply(message: BaseModel, status: int = 200, **details: Any) -> Reply:
@@ -80,8 +85,17 @@ def json_reply(message: BaseModel, status: int = 200, **details: Any) -> Reply:
 def error_reply(error: LookalikeError, row: Row) -> Reply:
     """Return `error` in the wire form, with the request's id."""
     body = {"error": error.as_dict(), "request_id": row.request_id}
+    headers = retry_header(error)
     # A message may quote a lone surrogate of the client's JSON, which UTF-8 cannot hold.
-    return Reply(error.status, json.dumps(body, ensure_ascii=False).encode(errors="replace"), code=error.code)
+    content = json.dumps(body, ensure_ascii=False).encode(errors="replace")
+    return Reply(error.status, content, headers=headers, code=error.code)
+
+
+def retry_header(error: LookalikeError) -> dict[str, str]:
+    """Return the header that says when to come back, in whole seconds; none for what waiting does not mend."""
+    if error.status not in (429, 503):
+        return {}
+    return {RETRY_HEADER: str(max(1, math.ceil(error.retry_after_s or RETRY_AFTER_S)))}
 
 
 def npy_bytes(array: NDArray[Any]) -> bytes:

@@ -5,7 +5,7 @@ import dataclasses
 import json
 import logging
 import threading
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -14,10 +14,11 @@ import uvloop
 from lookalike import rows as wire
 from lookalike.batching import asked_ms_in, golden_image
 from lookalike.clients import HttpModelClient, LocalModelClient, ModelClient
-from lookalike.config import ModelSettings, RouterSettings
+from lookalike.config import MilvusSettings, ModelSettings, RouterSettings
 from lookalike.delivery.follow import read_status
 from lookalike.errors import IndexUnavailable, InvalidOption, LookalikeError, UnknownPath
 from lookalike.index.live import LiveIndex
+from lookalike.index.protocol import LiveVectorIndex
 from lookalike.index.snapshot import check_kind
 from lookalike.pipeline import SearchPipeline
 from lookalike.rows import Reply, Row
@@ -26,6 +27,7 @@ from lookalike.stage_timer import Deadline, StageTimer
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
+_LOOKUP_SHARE = 0.9
 
 
 class LoopThread:
@@ -55,9 +57,7 @@ class SearchService:
         self._loop = LoopThread()
         self._executor = ThreadPoolExecutor(settings.threads, thread_name_prefix="search")
         self._models = models = self._loop.run(self._connect())
-        # Model servers may change under a running router; models in its own process do not.
-        ahead = settings.models == "http"
-        self._index = LiveIndex(settings.index_dir, lambda: models.fingerprint, settings.index_poll_s, ahead=ahead)
+        self._index = _live_index(settings, lambda: models.fingerprint)
         self._pipeline = SearchPipeline(self._models, self._index.current, settings, self._executor, self._index.of)
 
     async def _connect(self) -> ModelClient:
@@ -80,6 +80,10 @@ class SearchService:
         return list(await asyncio.gather(*(self._respond(row) for row in rows)))
 
     async def _respond(self, row: Row) -> Reply:
+        reply = await self._reply_to(row)
+        return dataclasses.replace(reply, circuits=self._models.circuits())
+
+    async def _reply_to(self, row: Row) -> Reply:
         timer = StageTimer()
         try:
             if row.path:
@@ -107,7 +111,7 @@ class SearchService:
 
     async def _health(self, row: Row) -> Reply:
         """Ask every part on its own, so that the answer names each that is not ready; then the whole chain."""
-        deadline = Deadline(self._settings.deadline_ms, row.request_id)
+        deadline = Deadline(_budget_ms(row, self._settings.deadline_ms), row.request_id)
         checks = {"index": self._index_state(), **await self._models.states(deadline)}
         if all(state == "ok" for state in checks.values()):
             checks["search"] = await self._golden_search(deadline)
@@ -119,17 +123,20 @@ class SearchService:
         refused = self._index.problem
         if refused is not None and not isinstance(refused, IndexUnavailable):
             body["refused_index"] = refused.message
-        delivery = read_status(self._settings.index_dir)
-        if delivery is not None:
+        if delivery := self._delivery():
             body["delivery"] = delivery
         return Reply(200 if ready else 503, json.dumps(body).encode())
+
+    def _delivery(self) -> dict[str, Any]:
+        """Return how the delivery of the index folder fares; nothing where none was tried, or Milvus serves."""
+        faiss = self._settings.index_engine == "faiss"
+        return (read_status(self._settings.index_dir) or {}) if faiss else {}
 
     def _index_state(self) -> str:
         try:
             check_kind(self._index.of(self._models.fingerprint).manifest, self._models.fingerprint)
         except LookalikeError as error:
-            delivery = read_status(self._settings.index_dir) or {}
-            cause = delivery.get("cause")
+            cause = self._delivery().get("cause")
             return f"{error.message}; its delivery fails: {cause}" if cause else error.message
         return "ok"
 
@@ -139,6 +146,20 @@ class SearchService:
         except LookalikeError as error:
             return error.message
         return "metadata_creator did not describe the golden image" if response.degraded else "ok"
+
+
+def _live_index(settings: RouterSettings, served_fingerprint: Callable[[], str | None]) -> LiveVectorIndex:
+    if settings.index_engine == "milvus":
+        from lookalike.index.milvus.live import LiveMilvus  # it needs an extra
+
+        milvus = MilvusSettings.load()
+        # A server that hangs is told as such before the search's own time for the look-up ends.
+        limit_s = min(milvus.timeout_s, _LOOKUP_SHARE * settings.lookup_ms / 1000)
+        milvus = milvus.model_copy(update={"timeout_s": limit_s})
+        return LiveMilvus(milvus, served_fingerprint, settings.index_poll_s)
+    # Model servers may change under a running router; models in its own process do not.
+    ahead = settings.models == "http"
+    return LiveIndex(settings.index_dir, served_fingerprint, settings.index_poll_s, ahead=ahead)
 
 
 def _budget_ms(row: Row, limit_ms: float) -> float:

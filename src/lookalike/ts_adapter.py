@@ -12,6 +12,7 @@ from typing import Any, Protocol, TypeVar
 
 from lookalike.config import ModelSettings, Settings
 from lookalike.errors import LookalikeError
+from lookalike.free_memory import FreeMemory
 from lookalike.metrics import RequestMetrics
 from lookalike.rows import REPLY_ID_HEADER, REQUEST_ID_HEADER, Reply, Row, error_reply
 
@@ -84,6 +85,7 @@ class Adapter:
         self._service = service
         self._endpoint = str(context.model_name or "")
         self._metrics = RequestMetrics(context.metrics)
+        self._memory = FreeMemory()
         # Metrics and log lines are written behind the reply: no client waits for them.
         self._reports = ThreadPoolExecutor(1, thread_name_prefix="report")
 
@@ -111,6 +113,9 @@ class Adapter:
 
     def _report(self, reply: Reply, request: Row, total_ms: float) -> None:
         """Count the reply, time its stages and write its log line."""
+        self._memory.give_back()
+        for stage, state in reply.circuits.items():
+            self._metrics.circuit(stage, state)
         if request.path:
             return  # probes come every few seconds: they would drown what the clients see
         self._metrics.count(self._endpoint, reply.status)

@@ -9,11 +9,12 @@ import pytest
 from benchmarks.bench_index_load import embeddings_of
 from lookalike.config import IndexSettings
 from lookalike.evaluation import ann_recall_at_k
+from lookalike.index.draft import Draft
 from lookalike.index.faiss_index import FaissIndex, open_index
 from lookalike.index.items import ItemRecord
 from lookalike.index.manifest import BuildSettings, Kind
 from lookalike.index.store import KnownEmbeddings
-from lookalike.index.writer import Draft, IndexWriter
+from lookalike.index.writer import IndexWriter
 
 COUNT, DIM, K = 40_000, 64, 10
 SHARES = [0.5, 0.1, 0.01, 0.001]

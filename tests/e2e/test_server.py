@@ -1,11 +1,9 @@
 """The server as it is set up: what it refuses, what it reports, what it logs, how it ends."""
 
 import dataclasses
-import http.client
 import io
 import json
 import re
-import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,21 +16,9 @@ from lookalike.process_table import server_processes
 from lookalike.server import ServerProcess, running_server, start_server, stop_server
 from lookalike.server_config import ServerFiles, ServerSettings
 from tests.e2e.catalogue_drawn import draw
-from tests.e2e.surroundings import HIDDEN_SECRET, ROOT
+from tests.e2e.surroundings import HIDDEN_SECRET, ROOT, management
 
 MODELS = {"detector", "embedder", "metadata_creator", "search"}
-
-
-def management(server: ServerProcess, method: str, path: str) -> tuple[int, dict[str, object]]:
-    """Ask the management API over its Unix socket."""
-    connection = http.client.HTTPConnection("localhost")
-    connection.sock = socket.socket(socket.AF_UNIX)
-    connection.sock.connect(str(server.management_socket))
-    connection.request(method, path)
-    with connection.getresponse() as reply:
-        answer = reply.status, json.loads(reply.read())
-    connection.close()
-    return answer
 
 
 def series(server: ServerProcess, name: str) -> dict[str, float]:

@@ -6,6 +6,7 @@ from itertools import chain
 import pytest
 
 from lookalike.config import RouterSettings, Settings
+from lookalike.gateway.settings import GatewaySettings
 from lookalike.server_config import ServerSettings
 from tests.k8s.manifests import (
     OVERLAYS,
@@ -43,6 +44,13 @@ def servers(name: str) -> dict[str, Manifest]:
 def main_container(deployment: Manifest) -> Manifest:
     (one,) = deployment["spec"]["template"]["spec"]["containers"]
     return one
+
+
+@every_overlay
+def test_every_object_lies_in_the_one_namespace(name: str) -> None:
+    # Also where a component added it: kubectl would put it into the namespace of the user's kubeconfig.
+    strays = [one["kind"] for one in overlay(name) if one["metadata"].get("namespace") != "lookalike"]
+    assert strays == ["Namespace"]
 
 
 @every_overlay
@@ -149,7 +157,7 @@ def test_nothing_is_reached_unless_a_policy_names_it(name: str) -> None:
 def test_every_variable_is_a_setting_that_the_program_knows(name: str) -> None:
     known = {
         f"{settings.model_config['env_prefix']}{field.upper()}"
-        for settings in Settings.__subclasses__()
+        for settings in {GatewaySettings, *Settings.__subclasses__()}  # as far as they are imported
         for field in settings.model_fields
     }
     for deployment in deployments(name).values():

@@ -1,5 +1,6 @@
 """What several unit tests share."""
 
+import resource
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -32,3 +33,12 @@ def s3() -> "Iterator[S3Server]":
 def url(s3: "S3Server", request: pytest.FixtureRequest) -> str:
     """A place in that server that no other test uses."""
     return s3.url(f"{request.module.__name__.rpartition('.')[2]}/{request.node.name}")
+
+
+@pytest.fixture
+def file_size_limit() -> Iterator[None]:
+    """Let no file grow beyond 20 kB: what a full disk does to a writer, without filling one."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)

@@ -3,75 +3,20 @@
 import asyncio
 import io
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 
 import numpy as np
 import pytest
 from aiohttp import web
 from PIL import Image
 
-from lookalike import rows as wire
 from lookalike.clients import HttpModelClient
 from lookalike.config import RouterSettings
 from lookalike.errors import DeadlineExceeded, ModelFailed, ModelUnavailable, ServiceError
-from lookalike.preprocessing import Preprocess
-from lookalike.schemas import ModelInfo
 from lookalike.stage_timer import Deadline
+from tests.small_model_server import Answer, SmallServer, break_off, hang_up, refuse, serving
 
 IMAGE = Image.new("RGB", (40, 20), "red")
-Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
-
-class SmallServer:
-    """A model server whose answers a test chooses; it keeps what it was sent."""
-
-    def __init__(self) -> None:
-        self.answers: list[Answer] = []
-        self.bodies: list[bytes] = []
-        self.cards = 0
-        self.request_ids: list[str | None] = []
-        self.side_px, self.fingerprint = 8, "a" * 16
-
-    @property
-    def preprocess(self) -> Preprocess:
-        return Preprocess(height_px=self.side_px, width_px=self.side_px, mean=(0, 0, 0), std=(1, 1, 1))
-
-    async def handle(self, request: web.Request) -> web.StreamResponse:
-        self.request_ids.append(request.headers.get(wire.REQUEST_ID_HEADER))
-        if request.headers.get(wire.PATH_HEADER) == "info":
-            self.cards += 1
-            card = ModelInfo(name="m", version="1.0", fingerprint=self.fingerprint, preprocess=self.preprocess)
-            return web.Response(text=card.model_dump_json())
-        self.bodies.append(await request.read())
-        return await (self.answers.pop(0) if self.answers else self.embeddings)(request)
-
-    async def embeddings(self, request: web.Request) -> web.Response:
-        n = len(np.load(io.BytesIO(self.bodies[-1])))
-        buffer = io.BytesIO()
-        np.savez(buffer, embeddings=np.ones((n, 2), np.float32), features=np.zeros((n, 3), np.float32))
-        told = {wire.FINGERPRINT_HEADER: self.fingerprint, wire.PREPROCESS_HEADER: self.preprocess.digest()}
-        return web.Response(body=buffer.getvalue(), headers=told)
-
-    async def one_box(self, request: web.Request) -> web.Response:
-        detection = {"box": [0, 0, 4, 8], "score": 0.5, "label": "x"}
-        return web.json_response({"detections": [detection], "image": {"width": 8, "height": 8, "format": "NPY"}})
-
-
-async def hang_up(request: web.Request) -> web.StreamResponse:
-    request.transport.close()
-    return web.Response()
-
-
-async def break_off(request: web.Request) -> web.StreamResponse:
-    reply = web.StreamResponse(headers={"content-length": "1000"})
-    await reply.prepare(request)
-    await reply.write(b"half")
-    request.transport.close()
-    return reply
-
-
-async def refuse(request: web.Request) -> web.StreamResponse:
-    return web.Response(status=503, text="no worker")
 
 
 @pytest.fixture
@@ -81,17 +26,10 @@ def server() -> SmallServer:
 
 @pytest.fixture
 async def client(server: SmallServer) -> AsyncIterator[HttpModelClient]:
-    app = web.Application()
-    app.router.add_route("*", "/m", server.handle)
-    runner = web.AppRunner(app, shutdown_timeout=0.1)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    url = f"http://127.0.0.1:{site._server.sockets[0].getsockname()[1]}/m"
-    client = HttpModelClient(RouterSettings(detector_url=url, embedder_url=url, metadata_url=url))
-    yield client
-    await client.close()
-    await runner.cleanup()
+    async with serving(server) as url:
+        client = HttpModelClient(RouterSettings(detector_url=url, embedder_url=url, metadata_url=url))
+        yield client
+        await client.close()
 
 
 async def test_crops_travel_as_arrays_of_the_network_size(client: HttpModelClient, server: SmallServer) -> None:

@@ -1,11 +1,15 @@
 """The gateway in the background: what keeps it from starting is told, and nothing is left behind."""
 
 import os
+import signal
 import socket
+import subprocess
+import sys
 
 import pytest
 
 from lookalike.errors import SetupError
+from lookalike.gateway.commands import end_the_one_in_the_background
 from lookalike.gateway.process import STATE_FILE, GatewayProcess, running_gateway, start_gateway, stop_gateway
 from lookalike.process_table import ProcessId
 
@@ -52,3 +56,17 @@ def test_one_that_runs_and_does_not_answer_is_found(tmp_path):
 def test_a_damaged_state_file_is_no_gateway(tmp_path):
     (tmp_path / STATE_FILE).write_text("{")
     assert running_gateway(tmp_path) is None
+
+
+def test_a_page_in_front_takes_the_place_of_the_one_in_the_background_but_not_its_own(tmp_path):
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as other:
+        identity = ProcessId.of(other.pid)
+        assert identity is not None
+        kept(tmp_path, identity.pid, identity.start_ticks)
+        end_the_one_in_the_background(tmp_path)
+        assert other.wait(10) == -signal.SIGTERM
+    this = ProcessId.of(os.getpid())
+    assert this is not None
+    kept(tmp_path, this.pid, this.start_ticks)
+    end_the_one_in_the_background(tmp_path)
+    assert running_gateway(tmp_path) is not None

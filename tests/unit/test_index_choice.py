@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from lookalike.config import IndexSettings
-from lookalike.index import choice, writer
+from lookalike.index import choice, draft
 from lookalike.index.choice import choose_index_kind
 from lookalike.index.edits import IndexEditor
 from lookalike.index.faiss_index import open_index
@@ -52,7 +52,7 @@ def limit_of_20(monkeypatch: pytest.MonkeyPatch) -> None:
     def choose(count: int, dim: int, before: Kind = "flat") -> Kind:
         return "flat" if count <= (10 if before == "ivf" else 20) else "ivf"
 
-    monkeypatch.setattr(writer, "choose_index_kind", choose)
+    monkeypatch.setattr(draft, "choose_index_kind", choose)
 
 
 def edited(tmp_path: Path, count: int, kind: str) -> IndexEditor:

@@ -11,6 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from lookalike.config import IndexSettings
+from lookalike.index.draft import Draft
 from lookalike.index.edits import IndexEditor
 from lookalike.index.faiss_index import FaissIndex, open_index
 from lookalike.index.items import ItemRecord
@@ -18,7 +19,7 @@ from lookalike.index.ivf import lists_for
 from lookalike.index.manifest import BuildSettings
 from lookalike.index.store import KnownEmbeddings
 from lookalike.index.verify import measure_recall
-from lookalike.index.writer import Draft, IndexWriter
+from lookalike.index.writer import IndexWriter
 from tests.colour_embedder import ColourEmbedder, catalogue_of
 
 DIM = 16

@@ -11,13 +11,15 @@ from PIL import Image
 from lookalike.attributes import Describer
 from lookalike.config import ModelSettings
 from lookalike.errors import SetupError
+from lookalike.review.journal import Decision
+from lookalike.review.table_source import TableSource
 from tests.metadata_samples import MeanColours, small_data
 
 torch = pytest.importorskip("torch", reason="training needs the extra lookalike[train]")
 pytest.importorskip("sklearn", reason="training needs the extra lookalike[train]")
 pytest.importorskip("matplotlib", reason="training needs the extra lookalike[train]")
 
-from training.metadata import colour_baseline, compare, confusion  # noqa: E402
+from training.metadata import cases, colour_baseline, compare, confusion  # noqa: E402
 from training.metadata.config import TrainingConfig, load_config  # noqa: E402
 from training.metadata.data import ZipImages, random_part, read_rows  # noqa: E402
 from training.metadata.heads import Recipe  # noqa: E402
@@ -164,6 +166,47 @@ def test_the_report_needs_a_folder_that_it_can_write(training: Training, tmp_pat
 
 def test_a_report_without_a_model_is_an_error_on_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert confusion.main(["--model", str(tmp_path), "--config", str(CONFIG)]) == 1
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+# Cases for the review
+
+
+def test_a_wrong_label_is_the_hardest_case_and_training_reads_what_was_decided(
+    training: Training, folder: Path, tmp_path: Path
+) -> None:
+    write_model(*training.describer(training.best_heads()[1]), tmp_path / "model")
+    describer, val = Describer.load(tmp_path / "model", ModelSettings()), readable(training.catalogue.split("val"))
+    manifest = tmp_path / "manifest.csv"
+    lines = (folder / "data/metadata/manifest.csv").read_text().splitlines()
+    (wrong,) = [at for at, line in enumerate(lines) if line.startswith(f"{val.rows[0].image},")]
+    right = lines[wrong]
+    lines[wrong] = right.replace(",Dresses,Dresses,", ",Dresses,Ties,")
+    assert lines[wrong] != right
+    manifest.write_text("\n".join(lines) + "\n")
+    guesses = cases.guessed(describer, val, "articleType")
+    table = tmp_path / "articleType.csv"
+    table.write_text(cases.with_guesses(manifest, guesses))
+    cases.unpack(ZipImages(folder / "data/metadata/images.zip"), list(guesses), tmp_path / "images")
+    source = TableSource(table, tmp_path / "images", "id", "articleType", ".jpg", guessed=True)
+    assert len(source.cases) == len(val.rows) < len(lines) - 1
+    first = source.cases[0]
+    assert (first.name, first.label, first.guess, first.why) == (val.rows[0].image, "Ties", "Dresses", "disagrees")
+    assert first.path.read_bytes().startswith(b"\xff\xd8")
+    source.export({first.name: Decision(action="label", label="Dresses")}, {first.name})
+    original = read_rows(folder / "data/metadata/manifest.csv", "id", ["articleType", "gender"])
+    assert read_rows(table, "id", ["articleType", "gender"]) == original
+
+
+def test_an_attribute_without_a_head_is_named(training: Training, tmp_path: Path) -> None:
+    write_model(*training.describer(training.best_heads()[1]), tmp_path / "model")
+    describer, val = Describer.load(tmp_path / "model", ModelSettings()), readable(training.catalogue.split("val"))
+    with pytest.raises(SetupError, match="no head for 'sleeve'"):
+        cases.guessed(describer, val, "sleeve")
+
+
+def test_cases_without_a_model_are_an_error_on_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cases.main(["articleType", "--model", str(tmp_path), "--config", str(CONFIG)]) == 1
     assert len(capsys.readouterr().err.splitlines()) == 1
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from lookalike.circuit import CircuitState
 from lookalike.metrics import RequestMetrics
 
 METRICS_YAML = Path(__file__).parents[2] / "docker/metrics.yaml"
@@ -64,3 +65,11 @@ def test_without_torchserve_nothing_happens():
     silent.count("search", 200)
     silent.stage("detect", 1.0)
     silent.index("v1", 1)
+
+
+def test_a_circuit_is_reported_when_it_opens_or_closes_and_each_opening_counts(request_metrics, lines):
+    for is_open, opened in [(False, 0), (False, 0), (True, 1), (True, 1), (False, 3)]:
+        request_metrics.circuit("embed", CircuitState(is_open, opened))
+    told = [(line[1], line[3]) for line in lines()]
+    gauge, counter = "lookalike_circuit_open", "lookalike_circuit_opened_total"
+    assert told == [(gauge, "0"), (gauge, "1"), (counter, "1"), (gauge, "0"), (counter, "2")]

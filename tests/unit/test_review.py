@@ -100,7 +100,7 @@ def test_taking_a_decision_back_after_it_was_written_brings_the_image_back(sourc
 
 def test_a_task_that_is_not_trained_is_told_with_what_helps(tmp_path: Path) -> None:
     with pytest.raises(SetupError, match=r"labels\.json|examples\.json"):
-        open_source("nothing", tmp_path, tmp_path, "file", None)
+        open_source("nothing", tmp_path, tmp_path, None, TableSource)
 
 
 def test_predictions_move_to_the_list_of_the_decided_label(tmp_path: Path) -> None:
@@ -144,6 +144,19 @@ def test_a_table_keeps_its_other_columns_and_loses_weeded_rows(tmp_path: Path) -
     later.export({}, {"b.png", "c.png"})  # both were undone
     with file.open(newline="") as opened:
         assert list(csv.DictReader(opened)) == rows
+
+
+def test_of_a_table_with_guesses_their_rows_alone_may_be_looked_at(tmp_path: Path) -> None:
+    rows = [
+        {"file": "a", "type": "shirt", "predicted": "", "confidence": ""},
+        {"file": "b", "type": "shirt", "predicted": "shoe", "confidence": "0.8"},
+    ]
+    file = write_table(tmp_path, rows)
+    source = TableSource(file, tmp_path, "file", "type", image_suffix=".jpg", guessed=True)
+    assert [(case.name, case.path.name) for case in source.cases] == [("b", "b.jpg")]
+    export(source, {"b": WEED})
+    with file.open(newline="") as opened:
+        assert list(csv.DictReader(opened)) == rows[:1]
 
 
 @pytest.mark.parametrize(

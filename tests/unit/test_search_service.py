@@ -35,3 +35,13 @@ def test_health_without_any_index_names_no_refused_one_and_no_address(unreachabl
     assert body["checks"]["embedder"] == "embed: the model server cannot be reached"
     assert "no index version is published" in body["checks"]["index"]
     assert "refused_index" not in body
+
+
+def test_every_reply_reports_the_circuits_and_an_error_says_when_to_come_back(unreachable: SearchService) -> None:
+    for _ in range(5):
+        (reply,) = unreachable.respond([Row("r", headers={"url_path": "healthz"})])
+    assert {stage: state.is_open for stage, state in reply.circuits.items()} == dict.fromkeys(
+        ("detect", "embed", "describe"), True
+    )
+    (reply,) = unreachable.respond([Row("r", body=golden_image())])
+    assert reply.headers["retry-after"] == "1"

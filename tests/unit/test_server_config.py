@@ -15,7 +15,7 @@ import yaml
 from typer.testing import CliRunner
 
 from lookalike import metrics, server_config
-from lookalike.config import ImageLimits, ModelSettings, RouterSettings, StoreSettings
+from lookalike.config import ImageLimits, MilvusSettings, ModelSettings, RouterSettings, StoreSettings
 from lookalike.errors import SetupError
 from lookalike.process_table import ProcessId
 from lookalike.server_commands import app as server_commands
@@ -161,6 +161,11 @@ def test_every_setting_of_the_package_is_documented(settings):
 def test_every_setting_of_a_store_is_documented():
     page = (ROOT / "docs/delivery.md").read_text()
     assert [name for name in StoreSettings.model_fields if f"`LOOKALIKE_STORE_{name.upper()}`" not in page] == []
+
+
+def test_every_setting_of_milvus_is_documented():
+    page = (ROOT / "docs/milvus.md").read_text()
+    assert [name for name in MilvusSettings.model_fields if f"`LOOKALIKE_MILVUS_{name.upper()}`" not in page] == []
 
 
 def declared_metrics() -> dict[str, dict[str, object]]:

@@ -11,13 +11,14 @@ from lookalike.delivery.index_store import IndexStore
 from lookalike.delivery.shard_file import read_shard
 from lookalike.delivery.transfer import fetch_file
 from lookalike.errors import SetupError, StoreDamaged, StoreError, StoreMissing, VectorIndexError
+from lookalike.index.draft import Draft
 from lookalike.index.edits import Edit, build_settings
 from lookalike.index.items import ItemRecord
 from lookalike.index.layout import version_number
 from lookalike.index.manifest import ITEMS, VECTORS, Manifest
 from lookalike.index.merge import merge_records
 from lookalike.index.store import KnownEmbeddings
-from lookalike.index.writer import Draft, IndexWriter
+from lookalike.index.writer import IndexWriter
 
 _LOOK_S = 5.0
 _PUBLISHED = "published"

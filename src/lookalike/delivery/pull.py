@@ -7,7 +7,8 @@ from pathlib import Path
 
 from lookalike.delivery.index_store import IndexStore, Pointers, keep_origin, object_name, write_manifest
 from lookalike.delivery.transfer import fetch_file
-from lookalike.errors import IndexUnavailable, LookalikeError, SetupError
+from lookalike.errors import IndexUnavailable, LookalikeError, NotStored
+from lookalike.index.durable import told_when_not_stored
 from lookalike.index.layout import IndexLayout
 from lookalike.index.manifest import Manifest, read_manifest
 from lookalike.index.verify import verify_snapshot
@@ -47,7 +48,7 @@ class IndexPuller:
 
         Raises:
             IndexUnavailable: the store has no version, or none of the embedder.
-            IndexBusy: another process writes the folder.
+            IndexBusy, NotStored: another process writes the folder; its disk takes not even a pointer.
             StoreUnreachable, StoreError, IndexDamaged: the store's pointers cannot be read.
         """
         pointers = self._source.pointers()
@@ -57,10 +58,12 @@ class IndexPuller:
         with IndexWriter(self._layout.index_dir, self._keep_versions) as writer:
             for version in pulled.wanted:
                 try:
-                    pulled.versions.append(self._bring(version, writer, pulled))
+                    with told_when_not_stored(self._layout.index_dir):
+                        pulled.versions.append(self._bring(version, writer, pulled))
                 except LookalikeError as error:
                     pulled.problems[version] = error
-            self._publish(pointers, pulled)
+            with told_when_not_stored(self._layout.index_dir):
+                self._publish(pointers, pulled)
             self._remove_old(pulled.wanted, writer)
         return pulled
 
@@ -114,7 +117,7 @@ class IndexPuller:
         needed -= sum(path.stat().st_size for path in folder.iterdir())
         free = shutil.disk_usage(folder).free
         if needed > free:
-            raise SetupError(
+            raise NotStored(
                 f"no space left in {self._layout.index_dir}: index version {manifest.version} needs "
                 f"{needed / 1e6:.0f} MB more, {free / 1e6:.0f} MB are free"
             )

@@ -67,6 +67,12 @@ class Store:
         names = {str(path).rstrip("/").rpartition("/")[2] for path in found}
         return sorted(name for name in names if not name.startswith("."))
 
+    def files(self, folder: str = "") -> list[str]:
+        """Return the names of all objects below `folder`, however deep, sorted; hidden ones are left out."""
+        start = self._path(folder)
+        inside = (str(path)[len(start) + 1 :] for path in self._tried(folder, self._fs.find, start))
+        return sorted(name for name in inside if not any(part.startswith(".") for part in name.split("/")))
+
     def put(self, name: str, data: bytes) -> None:
         """Write an object in one step, over one that is there."""
         self._tried(name, self._fs.pipe_file, self._path(name), data)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from lookalike.delivery.store import Store
 from lookalike.errors import StoreDamaged, StoreMissing
-from lookalike.index.durable import fsync_path, sha256_of, told_when_full
+from lookalike.index.durable import fsync_path, sha256_of, told_when_not_stored
 from lookalike.index.manifest import FileEntry
 
 BLOCK_BYTES = 16 << 20
@@ -28,7 +28,7 @@ def fetch_file(store: Store, name: str, path: Path, entry: FileEntry) -> bool:
         return False
     check_size(store, name, entry)
     part = path.with_name(path.name + PART_SUFFIX)
-    with told_when_full(path.parent):
+    with told_when_not_stored(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
         resumed = part.exists()
         found = _fill(store, name, part, entry)

@@ -117,7 +117,7 @@ def _router(settings: GatewaySettings, metrics: GatewayMetrics, resolve: Resolve
         fetcher = ImageFetcher(settings, resolve)
         parts.closing.append(fetcher.close)
     routes: list[BaseRoute] = [
-        *_own_routes(HealthCheck(upstream, settings.health_cache_s), admission, metrics),
+        *_own_routes(HealthCheck(upstream, settings.health_cache_s, settings.health_timeout_s), admission, metrics),
         Route("/openapi.json", ByMethod(GET=OpenApi(LabelTasks(settings, upstream)).show)),
         *_catalogue_routes(settings, metrics, admission, upstream, parts),
         Route("/predictions/{rest:path}", Proxy(settings, upstream, admission, fetcher, metrics)),

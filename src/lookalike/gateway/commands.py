@@ -1,5 +1,6 @@
 """The commands `lookalike web` and `lookalike keys new`."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -8,7 +9,7 @@ import typer
 import yaml
 
 from lookalike.errors import SetupError
-from lookalike.gateway.process import OTHER_PORT, GatewayProcess, start_gateway, stop_gateway
+from lookalike.gateway.process import OTHER_PORT, GatewayProcess, running_gateway, start_gateway, stop_gateway
 from lookalike.labels.head import CARD_FILE
 from lookalike.server import running_server
 from lookalike.server_config import ServerFiles, require_free
@@ -29,19 +30,27 @@ def web(
     catalogue: Annotated[
         list[Path] | None, typer.Option(help="A folder that thumbnails may be made from; may be repeated.")
     ] = None,
-    background: Annotated[
-        bool, typer.Option("--background", help="Return when it answers; one that ran makes place.")
-    ] = False,
+    background: Annotated[bool, typer.Option("--background", help="Return when it answers.")] = False,
 ) -> None:
-    """Serve the page and the API in front of TorchServe, until interrupted."""
+    """Serve the page and the API in front of TorchServe, until interrupted; one in the background makes place."""
     if background:
         typer.echo(f"the page: {serve_in_background(root, config, port, catalogue or ()).base_url}")
         return
     settings = _settings(root, config, port, catalogue or ())
     from lookalike.gateway.serving import serve
 
+    end_the_one_in_the_background(ServerFiles.of(root).state)
     require_free(settings.host, settings.port, OTHER_PORT)
     serve(settings)
+
+
+def end_the_one_in_the_background(state: Path) -> None:
+    """Stop the gateway whose state file lies in `state`, unless it is this very process."""
+    running = running_gateway(state)
+    # What starts in the background comes by here, too, and finds itself.
+    if running is not None and running.pid != os.getpid():
+        typer.echo(f"the page that ran in the background makes place: {running.base_url}")
+        stop_gateway(state)
 
 
 def serve_in_background(root: Path, config: Path | None, port: int | None, catalogue: Sequence[Path]) -> GatewayProcess:

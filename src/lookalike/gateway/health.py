@@ -11,7 +11,7 @@ from lookalike.errors import LookalikeError
 from lookalike.gateway.context import context_of
 from lookalike.gateway.replies import message_reply
 from lookalike.gateway.upstream import Upstream
-from lookalike.rows import REQUEST_ID_HEADER
+from lookalike.rows import DEADLINE_HEADER, REQUEST_ID_HEADER
 from lookalike.schemas import Health
 
 UPSTREAM_HEALTH = "/predictions/search/1.0/healthz"
@@ -20,8 +20,9 @@ UPSTREAM_HEALTH = "/predictions/search/1.0/healthz"
 class HealthCheck:
     """Asks the server behind, at most once in `cache_s`: a health check runs every model, and is open to everybody."""
 
-    def __init__(self, upstream: Upstream, cache_s: float) -> None:
-        self._upstream, self._cache_s = upstream, cache_s
+    def __init__(self, upstream: Upstream, cache_s: float, timeout_s: float) -> None:
+        """`timeout_s`: a server that takes longer to say that it is ready, is not."""
+        self._upstream, self._cache_s, self._timeout_ms = upstream, cache_s, timeout_s * 1000
         self._asking = asyncio.Lock()
         self._known: Health | None = None
         self._until_s = 0.0
@@ -36,8 +37,9 @@ class HealthCheck:
         return message_reply(self._known, 200 if self._known.ready else 503)
 
     async def _ask(self, request_id: str) -> Health:
+        headers = {REQUEST_ID_HEADER: request_id, DEADLINE_HEADER: f"{self._timeout_ms:.0f}"}
         try:
-            reply = await self._upstream.call("GET", UPSTREAM_HEALTH, {REQUEST_ID_HEADER: request_id})
+            reply = await self._upstream.call("GET", UPSTREAM_HEALTH, headers)
             told = Health.model_validate_json(reply.body, extra="ignore")
         except LookalikeError as error:
             return Health(ready=False, checks={"server": error.message})

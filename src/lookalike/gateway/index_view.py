@@ -6,7 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 from lookalike.errors import ImageGone, InvalidOption, UnknownItem
-from lookalike.index.durable import replace_file
+from lookalike.index.durable import replace_file, told_when_not_stored
 from lookalike.index.items import ItemRecord
 from lookalike.index.layout import IndexLayout
 from lookalike.index.snapshot import Snapshot, open_snapshot
@@ -64,12 +64,13 @@ class ImageFiles:
         return self.folder / content_sha256.hex()
 
     def hold(self, content_sha256: bytes, data: bytes) -> None:
-        """Keep an image, on the disk upon return, and do not let it be removed before `release`."""
+        """Keep an image, on the disk upon return, and do not let it be removed before `release`; raises NotStored."""
         path = self.path(content_sha256)
         with self._lock:
             if not path.exists():
-                self.folder.mkdir(parents=True, exist_ok=True)
-                replace_file(path, data)
+                with told_when_not_stored(self.folder):
+                    self.folder.mkdir(parents=True, exist_ok=True)
+                    replace_file(path, data)
             self._held[content_sha256] += 1
 
     def release(self, content_sha256: bytes) -> None:

@@ -15,7 +15,7 @@ from lookalike.gateway.metrics import GatewayMetrics
 from lookalike.gateway.settings import GatewaySettings
 from lookalike.gateway.upstream import Upstream, UpstreamReply
 from lookalike.options import IMAGE_URL, OPTIONS_OF, option_headers, query_fields
-from lookalike.rows import JSON_TYPE, OPTION_HEADER, PATH_HEADER, REPLY_ID_HEADER, REQUEST_ID_HEADER
+from lookalike.rows import JSON_TYPE, OPTION_HEADER, PATH_HEADER, REPLY_ID_HEADER, REQUEST_ID_HEADER, RETRY_HEADER
 
 _PATH = re.compile(
     r"/predictions/(?P<model>[A-Za-z0-9_-]{1,64})(?:/(?P<version>[0-9.]{1,16})(?P<part>/healthz|/info)?)?"
@@ -122,5 +122,5 @@ def _reply_of(reply: UpstreamReply) -> Response:
         if name.lower().startswith(OPTION_HEADER) and name.lower() not in _GATEWAYS_OWN
     }
     if reply.status == 503:
-        headers["retry-after"] = "2"
+        headers[RETRY_HEADER] = reply.headers.get(RETRY_HEADER, "2")
     return Response(reply.body, reply.status, headers, media_type=reply.headers.get("content-type", JSON_TYPE))

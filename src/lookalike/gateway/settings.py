@@ -61,6 +61,7 @@ class GatewaySettings(Settings):
     max_connections: Annotated[int, Field(ge=1)] = 64
     max_response_bytes: Annotated[int, Field(gt=0)] = 16_000_000
     health_cache_s: Annotated[float, Field(ge=0)] = 2
+    health_timeout_s: Seconds = 4  # for the server behind to say whether it is ready
     drain_s: Seconds = 30
 
     image_url: bool = False

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from lookalike.errors import IndexDamaged, InvalidRequest, UnknownPath
 from lookalike.gateway.index_view import IMAGES_DIR, ImageFiles
-from lookalike.index.durable import fsync_path, sha256_of, told_when_full
+from lookalike.index.durable import fsync_path, sha256_of, told_when_not_stored
 from lookalike.index.layout import IndexLayout
 from lookalike.index.manifest import ITEMS, MANIFEST, STRUCTURE_FILES, VECTORS, Manifest
 from lookalike.index.snapshot import open_snapshot
@@ -96,7 +96,7 @@ class Snapshots:
             IndexBusy, SetupError: another writer, no space.
         """
         path = self.file(name)
-        with IndexWriter(self._index_dir) as writer, told_when_full(self._index_dir):
+        with IndexWriter(self._index_dir) as writer, told_when_not_stored(self._index_dir):
             aside = writer.layout.versions_dir / f"{_TEMPORARY}restore-{os.getpid()}"
             try:
                 self._unpack(path, aside)
@@ -154,7 +154,7 @@ class Snapshots:
         self._folder.mkdir(parents=True, exist_ok=True)
         temporary = self._folder / f"{_TEMPORARY}{os.getpid()}-{name}{_SUFFIX}"
         try:
-            with told_when_full(self._folder), temporary.open("wb") as file:
+            with told_when_not_stored(self._folder), temporary.open("wb") as file:
                 yield file
             fsync_path(temporary)
             temporary.replace(self._folder / f"{name}{_SUFFIX}")

@@ -26,7 +26,7 @@ IndexDir = Annotated[
     Path, typer.Option("--index-dir", help="The index folder.", envvar="LOOKALIKE_ROUTER_INDEX_DIR", file_okay=False)
 ]
 ModelDir = Annotated[Path, typer.Option("--model", help="The built embedder.", file_okay=False)]
-Source = Annotated[Path, typer.Argument(help="A folder of images, a CSV or TSV file, or a JSONL file.")]
+Source = Annotated[Path, typer.Argument(help="A folder of images, or a CSV, TSV, JSONL or Parquet file.")]
 Levels = Annotated[str, typer.Option(help="The attributes that the folders' names give, from the outside in.")]
 Duplicates = Annotated[Literal["skip", "keep"], typer.Option(help="What to do with an image that comes twice.")]
 Threads = Annotated[int, typer.Option(min=1, help="Threads that read and decode images.")]

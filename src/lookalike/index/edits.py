@@ -11,14 +11,15 @@ from pathlib import Path
 from lookalike.catalogue import Catalogue, Item, printable
 from lookalike.config import IndexSettings
 from lookalike.errors import IndexMismatch, IndexUnavailable, SetupError, VectorIndexError
-from lookalike.index.durable import told_when_full
+from lookalike.index.draft import Draft
+from lookalike.index.durable import told_when_not_stored
 from lookalike.index.items import ItemRecord
 from lookalike.index.layout import IndexLayout
 from lookalike.index.manifest import BuildSettings, Manifest, WantedKind
 from lookalike.index.merge import merge_records
 from lookalike.index.snapshot import Snapshot
 from lookalike.index.store import EmbeddingStore, KnownEmbeddings
-from lookalike.index.writer import Draft, IndexWriter
+from lookalike.index.writer import IndexWriter
 from lookalike.ingest import ImageEmbedder, Ingest, IngestOptions, Problem
 from lookalike.progress import progress_shown
 
@@ -75,7 +76,7 @@ class IndexEditor:
         """
         build = build_settings(self._settings, embedder.preparation)
         with self._writer() as writer:
-            ground = _Ground(self._settings.kind, build, _lender(writer, embedder), [])
+            ground = _Ground(self._settings.kind, build, lender(writer, embedder.fingerprint, embedder.preparation), [])
             return self._ingest(writer, catalogue, embedder, ground)
 
     def add(self, catalogue: Catalogue, embedder: ImageEmbedder) -> Edit:
@@ -125,7 +126,7 @@ class IndexEditor:
         incoming = [record_of(item, keys[item.item_id]) for item in wanted if item.item_id in keys]
         merged = merge_records(ground.records, incoming, self._options.duplicates)
         problems = [*embedded.problems, *merged.duplicates]
-        report = _write_report(writer.layout.reports_dir, problems)
+        report = write_report(writer.layout.reports_dir, problems)
         if not merged.records:
             raise SetupError(_nothing_to_index(catalogue, problems, report))
         draft = Draft(embedder.name, embedder.fingerprint, embedder.dim, ground.kind, ground.build, merged.records)
@@ -154,7 +155,7 @@ def build_settings(settings: IndexSettings, preparation: str) -> BuildSettings:
     )
 
 
-def _lender(writer: IndexWriter, embedder: ImageEmbedder) -> Snapshot | None:
+def lender(writer: IndexWriter, fingerprint: str, preparation: str) -> Snapshot | None:
     """Return the version in use when its embeddings can be used again; a damaged one does not hinder a new build."""
     try:
         base = writer.current()
@@ -163,7 +164,7 @@ def _lender(writer: IndexWriter, embedder: ImageEmbedder) -> Snapshot | None:
     except VectorIndexError as error:
         log.warning("the version in use lends no embeddings: %s", error)
         return None
-    alike = (base.manifest.fingerprint, base.manifest.build.preparation) == (embedder.fingerprint, embedder.preparation)
+    alike = (base.manifest.fingerprint, base.manifest.build.preparation) == (fingerprint, preparation)
     return base if alike else None
 
 
@@ -208,12 +209,12 @@ def record_of(item: Item, content_sha256: bytes) -> ItemRecord:
     )
 
 
-def _write_report(folder: Path, problems: list[Problem]) -> Path | None:
+def write_report(folder: Path, problems: list[Problem]) -> Path | None:
     """Write one JSON object a problem; return the file, or None when there is nothing to report."""
     if not problems:
         return None
     path = folder / f"{datetime.now(UTC):%Y%m%dT%H%M%S.%f}.jsonl"
-    with told_when_full(folder):
+    with told_when_not_stored(folder):
         folder.mkdir(exist_ok=True)
         path.write_text("".join(json.dumps(asdict(problem), ensure_ascii=False) + "\n" for problem in problems))
     return path

@@ -23,7 +23,8 @@ _TRAIN_ROWS = 16  # a quantizer of four bits needs as many
 _MOST_LISTS = 1 << 16
 _CANDIDATES, _CANDIDATES_PER_K = 50, 5
 # The fewer rows qualify, the farther away and the more alike are the nearest of them (docs/adr/0012).
-_FILTERED_CANDIDATES, _FILTERED_PROBES_EXPONENT = 2, 0.65
+_FILTERED_CANDIDATES = 2
+FILTERED_PROBES_EXPONENT = 0.65
 _ROWS_PER_K = 50  # rows that are looked through for each hit that is wanted, at least
 _EXACT_ROWS_PER_SCANNED = 0.045  # what looking through a row takes, in exact comparisons of one (docs/adr/0012)
 
@@ -114,7 +115,7 @@ class InvertedLists:
         """Return how many lists to look through when only a `share` of the rows qualifies."""
         lists: int = self._index.nlist
         enough = _ROWS_PER_K * k * lists / max(1, len(self._vectors))
-        return min(lists, math.ceil(max(self._probes, enough) / math.pow(share, _FILTERED_PROBES_EXPONENT)))
+        return min(lists, math.ceil(max(self._probes, enough) / math.pow(share, FILTERED_PROBES_EXPONENT)))
 
 
 def best_of(vectors: NDArray[np.float32], queries: NDArray[np.float32], candidates: NDArray[np.int64], k: int) -> Found:

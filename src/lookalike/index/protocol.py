@@ -6,6 +6,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from lookalike.errors import LookalikeError
 from lookalike.index.manifest import Manifest
 from lookalike.schemas import Filters, Hit, IndexInfo
 
@@ -44,3 +45,23 @@ class VectorIndex(Protocol):
         Raises:
             InvalidOption: naming the items that the catalogue does not have.
         """
+
+
+class LiveVectorIndex(Protocol):
+    """The index of a running server: what was published last, and that of the embedder before while both serve."""
+
+    @property
+    def problem(self) -> LookalikeError | None:
+        """What is wrong with what was published last; None when it answers, or waits beside one that does."""
+
+    def current(self) -> VectorIndex:
+        """Return the version in use; raises a VectorIndexError where there is none."""
+
+    def of(self, fingerprint: str | None) -> VectorIndex:
+        """Return the version of this embedder where one is open, else what `current` does; the caller compares."""
+
+    def open_versions(self) -> dict[str, str]:
+        """Return the versions that can answer, by their embedders' fingerprints."""
+
+    def close(self) -> None:
+        """Stop following what is published."""

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from lookalike.index.durable import replace_file, sha256_of, told_when_full
+from lookalike.index.durable import replace_file, sha256_of, told_when_not_stored
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +66,7 @@ class EmbeddingStore:
         buffer = io.BytesIO()
         np.save(buffer, chunk, allow_pickle=False)
         data = buffer.getvalue()
-        with told_when_full(self.folder):
+        with told_when_not_stored(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             replace_file(self.folder / f"{hashlib.sha256(data).hexdigest()}.npy", data)
         self.known.include(keys, embeddings)

@@ -2,6 +2,7 @@
 
 import csv
 import io
+from collections import Counter
 from collections.abc import Set
 from pathlib import Path
 
@@ -18,8 +19,19 @@ SURE = 0.5
 class TableSource:
     """The rows of a CSV; decisions change the label's column or take rows out, all else stays as it is."""
 
-    def __init__(self, file: Path, imgroot: Path, image_column: str, label_column: str) -> None:
+    def __init__(
+        self,
+        file: Path,
+        imgroot: Path,
+        image_column: str,
+        label_column: str,
+        image_suffix: str = "",
+        guessed: bool = False,
+    ) -> None:
         """The columns `predicted` and `confidence` are a model's, where there are such.
+
+        `image_suffix` is what file names have behind the text of `image_column`. With `guessed` only rows with a guess
+        are cases; the others stay in the table.
 
         Raises:
             SetupError: the file cannot be read, lacks a column, or names an image twice.
@@ -33,8 +45,11 @@ class TableSource:
         self._rows = [*self._first.values(), *(row for row in now if row[image_column] not in self._first)]
         self.name = f"{file.name}: {label_column}"
         self.journal_file = file.with_name(f"{file.name}.{label_column}.review.jsonl")
-        self.labels = sorted({row[label_column] for row in self._rows if row[label_column]})
-        self.cases = hardest_first([self._case(number, row, imgroot) for number, row in enumerate(self._rows, start=2)])
+        counts = Counter(row[label_column] for row in self._rows if row[label_column])
+        self.labels = sorted(counts, key=lambda label: (-counts[label], label))  # the first nine have keys
+        self._folder, self._suffix = imgroot, image_suffix
+        numbered = enumerate(self._rows, start=2)
+        self.cases = hardest_first([self._case(at, row) for at, row in numbered if row.get(GUESS) or not guessed])
 
     def export(self, decisions: dict[str, Decision], touched: Set[str]) -> list[Path]:
         """Write the table anew; its first state is kept as `<file>.before-review`."""
@@ -64,7 +79,7 @@ class TableSource:
         label = decision.label if decision.action == "label" else self._first[name][self._label]
         return {**row, self._label: label}
 
-    def _case(self, number: int, row: dict[str, str], imgroot: Path) -> Case:
+    def _case(self, number: int, row: dict[str, str]) -> Case:
         label, guess = row[self._label], row.get(GUESS, "")
         try:
             score = float(row.get(SCORE) or "nan")
@@ -75,7 +90,9 @@ class TableSource:
         why = trouble(label, guess, score, SURE) if known else "not scored"
         place = f"{self._file.name}:{number}"
         name = row[self._image]
-        return Case(name, imgroot / name, label, guess, score if known else 0.0, support, why, place)
+        return Case(
+            name, self._folder / f"{name}{self._suffix}", label, guess, score if known else 0.0, support, why, place
+        )
 
 
 def _read_table(file: Path, needed: list[str]) -> tuple[list[str], list[dict[str, str]]]:
