@@ -183,6 +183,21 @@ def test_a_server_that_does_not_answer_in_time_is_504(gateway):
     assert reply.elapsed.total_seconds() < 1.2
 
 
+def test_a_server_that_takes_too_long_to_say_that_it_is_ready_is_not(tmp_path):
+    async def slow(request: Request) -> Response:
+        await asyncio.sleep(1)
+        return Response(b'{"ready": true}')
+
+    with standing_behind() as (upstream, behind):
+        behind.answer = slow
+        with running_gateway(upstream_url=upstream, index_dir=tmp_path, health_timeout_s=0.3) as url:
+            reply = httpx.get(f"{url}/healthz", timeout=10)
+            assert (reply.status_code, reply.json()["ready"]) == (503, False)
+            assert "did not answer within 400 ms" in reply.json()["checks"]["server"]
+            _, headers, _ = behind.requests[-1]
+            assert headers["x-lookalike-deadline-ms"] == "300"  # the router itself names what is late, if it can
+
+
 def test_a_clients_own_deadline_counts_the_queue_of_the_server_behind(gateway):
     client, behind = gateway
 
