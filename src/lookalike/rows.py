@@ -183,14 +183,16 @@ def _decode_base64(text: str) -> bytes:
 def options_in(row: Row, model: type[M], **given: Any) -> M:
     """Validate the options that ride in JSON fields, multipart fields and `x-lookalike-*` headers.
 
-    A field of the body wins over a header of the same name.
+    A field of the body wins over a header of the same name, which must be right all the same.
 
     Raises:
         InvalidOption: naming each wrong option and the ones that exist.
     """
-    options = {**_header_options(row), **_body_options(row), **given}
+    headers, body = _header_options(row), _body_options(row)
     try:
-        return model.model_validate(options)
+        if hidden := {name: headers[name] for name in headers.keys() & body.keys()}:
+            model.model_validate({**hidden, **given})
+        return model.model_validate({**headers, **body, **given})
     except ValidationError as error:
         names = [name for name in model.model_fields if name not in given]
         raise InvalidOption(wrong_fields(error), allowed=names) from error

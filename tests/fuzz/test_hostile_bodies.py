@@ -9,6 +9,7 @@ import pytest
 
 from lookalike.server import ServerProcess
 from tests.e2e.catalogue_drawn import draw, encoded
+from tests.gateway_running import client_of, running_gateway
 
 IMAGE = encoded(draw("disc", "red", 3))
 TEXT = base64.b64encode(IMAGE).decode()
@@ -36,6 +37,15 @@ def test_a_body_beyond_reason_is_refused_soon_and_in_few_words(server: ServerPro
     assert reply.json()["error"]["code"] in ("invalid_request", "invalid_option")
     assert len(reply.content) < 2000
     assert elapsed_s < 5
+
+
+@pytest.mark.parametrize("part", ['form-data; name=""', "form-data", "; ;", ""])
+def test_a_form_that_cannot_be_read_is_not_told_as_a_failure_of_the_model(server: ServerProcess, part: str) -> None:
+    body = f"--x\r\ncontent-disposition: {part}\r\n\r\na\r\n--x--\r\n"
+    with running_gateway(upstream_url=server.base_url) as url, client_of(url) as client:
+        headers = {"content-type": "multipart/form-data; boundary=x"}
+        reply = client.post("/predictions/search", content=body.encode(), headers=headers)
+    assert (reply.status_code, reply.json()["error"]["code"]) == (400, "invalid_request")
 
 
 @pytest.mark.parametrize("name", ["../../x.png", "/etc/passwd", "a\x00b", "..\\x", "x" * 5000, "\u202egnp.exe"])

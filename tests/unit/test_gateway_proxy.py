@@ -132,6 +132,7 @@ def test_an_id_that_could_break_a_log_line_is_replaced(gateway, bad):
             "overloaded",
         ),
         (500, b'{"code": 500, "type": "InternalServerException", "message": "Worker died."}', 503, "model_failed"),
+        (500, b'{"code": 500, "type": "ErrorDataDecoderException", "message": "10.0.0.7"}', 400, "invalid_request"),
         (507, b"<html>10.0.0.7</html>", 503, "model_failed"),
         (413, b"", 413, "image_too_large"),
         (404, b'{"code": 404, "type": "ModelNotFoundException", "message": "10.0.0.7"}', 404, "unknown_path"),

@@ -34,6 +34,27 @@ def test_a_field_of_the_body_wins_over_a_header() -> None:
     assert search_request_in(row).top_k == 7
 
 
+def test_a_header_that_is_wrong_is_refused_although_the_body_wins() -> None:
+    with pytest.raises(InvalidOption, match="top_k"):
+        search_request_in(Row("r", json={"image": BASE64, "top_k": 7}, headers={"x-lookalike-top-k": "none"}))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"filters": {"colour": [1] * 200_000}},
+        {"filters": {str(i): 1 for i in range(200_000)}},
+        {str(i): 1 for i in range(200_000)},
+        {"x" * 1_000_000: 1},
+    ],
+    ids=["values", "filters", "fields", "a long name"],
+)
+def test_a_flood_of_wrong_options_is_told_in_few_words(options: dict[str, object]) -> None:
+    with pytest.raises(InvalidOption) as refused:
+        search_request_in(Row("r", json={"image": BASE64, **options}))
+    assert len(refused.value.message) < 1000
+
+
 def test_filters_ride_in_a_header_as_json() -> None:
     row = Row("r", body=IMAGE, headers={"x-lookalike-filters": '{"colour": ["red", "blue"]}'})
     assert search_request_in(row).filters == {"colour": ["red", "blue"]}

@@ -30,6 +30,7 @@ _CONNECT_S = 2.0
 _KEEP_ALIVE_S = 20.0
 _RETRY_AFTER_S = 2.0
 _GRACE_MS = 100.0  # for the server behind to tell itself which stage was late
+_NO_FORM = "ErrorDataDecoderException"  # what TorchServe calls a client's damaged form, with status 500
 _OWN_HEADERS = ("User-Agent", "Accept-Encoding", "Accept", "Content-Type")
 
 
@@ -154,6 +155,8 @@ def translated(status: int, content: bytes) -> LookalikeError:
     logger.warning("the server behind answered %d: %r", status, content[:300])
     if status == 413:
         return ImageTooLarge("the server behind takes no body of this size")
+    if status == 500 and _json_object(content).get("type") == _NO_FORM:
+        return InvalidRequest("the form cannot be read", allowed="multipart/form-data whose parts have names")
     if status in (400, 404, 405):
         kinds: dict[int, type[LookalikeError]] = {400: InvalidRequest, 404: UnknownPath, 405: MethodNotAllowed}
         words = {400: "cannot read this request", 404: "has no such model", 405: "does not take this method here"}
