@@ -44,7 +44,9 @@ def archives_dir() -> Path:
 
 @pytest.fixture(scope="module")
 def on_folder(index_dir: Path, archives_dir: Path) -> Iterator[SearchService]:
-    service = SearchService(RouterSettings(models="in_process", archives_dir=archives_dir, index_dir=index_dir))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LOOKALIKE_ROUTER_MODELS", "in_process")  # whatever other tests have set: the environment wins
+        service = SearchService(RouterSettings(archives_dir=archives_dir, index_dir=index_dir))
     yield service
     service.close()
 
@@ -54,11 +56,12 @@ def on_milvus(
     milvus: MilvusServer, archives_dir: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[SearchService]:
     with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LOOKALIKE_ROUTER_MODELS", "in_process")
         patch.setenv("LOOKALIKE_MILVUS_URI", milvus.uri)
         patch.setenv("LOOKALIKE_MILVUS_CATALOGUE", "drawn")
         nothing = tmp_path_factory.mktemp("nothing")
         settings = {"index_engine": "milvus", "index_dir": nothing, "index_poll_s": 0.1}
-        service = SearchService(RouterSettings(models="in_process", archives_dir=archives_dir, **settings))
+        service = SearchService(RouterSettings(archives_dir=archives_dir, **settings))
     yield service
     service.close()
 
