@@ -7,13 +7,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lookalike.config import IndexSettings
-from lookalike.errors import IndexMismatch, InvalidOption, few
+from lookalike.errors import InvalidOption
 from lookalike.index.exact import Found, exact_search, omp_threads
 from lookalike.index.hnsw import Graph
 from lookalike.index.items import Items
 from lookalike.index.ivf import InvertedLists
 from lookalike.index.layout import IndexLayout
 from lookalike.index.manifest import STRUCTURE_FILES, Manifest
+from lookalike.index.queries import check_items, checked_embeddings
 from lookalike.index.snapshot import Snapshot, check_content, open_snapshot
 from lookalike.index.structures import Structure, nearest
 from lookalike.schemas import Filters, Hit, IndexInfo
@@ -64,7 +65,7 @@ class FaissIndex:
             InvalidOption: for an attribute that the catalogue does not have, or `top_k` below 1.
             IndexMismatch: for embeddings of another dimension.
         """
-        queries = self._checked(embeddings)
+        queries = checked_embeddings(embeddings, self.manifest)
         if top_k < 1:
             raise InvalidOption(f"top_k is {top_k}", allowed="1 or more")
         qualifying = self.items.qualifying(filters)
@@ -84,27 +85,21 @@ class FaissIndex:
             InvalidOption: naming the items that the catalogue does not have.
         """
         rows = self.items.rows_of(item_ids)
-        if missing := [item_id for item_id, row in zip(item_ids, rows, strict=True) if row < 0]:
-            raise InvalidOption(f"the catalogue has no item {few(map(repr, missing))}", "item_ids of hits")
+        check_items([item_id for item_id, row in zip(item_ids, rows, strict=True) if row < 0])
         return np.asarray(self.vectors[rows])
 
     def nearest_rows(self, embeddings: NDArray[np.float32], k: int) -> NDArray[np.int64]:
         """Return the rows `(n, min(k, count))` that this index finds nearest, by its structure where it has one."""
+        queries = checked_embeddings(embeddings, self.manifest)
         with omp_threads(self._settings.search_threads):
-            return self._nearest(self._checked(embeddings), min(k, self.manifest.count), None)[1]
+            return self._nearest(queries, min(k, self.manifest.count), None)[1]
 
     def exact_rows(self, embeddings: NDArray[np.float32], k: int) -> NDArray[np.int64]:
         """Return the rows `(n, min(k, count))` that are nearest in truth, against which the others are measured."""
         with omp_threads(self._settings.search_threads):
-            return exact_search(self.vectors, self._checked(embeddings), min(k, self.manifest.count), None)[1]
-
-    def _checked(self, embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
-        if embeddings.ndim != 2 or embeddings.shape[1] != self.manifest.dim:
-            raise IndexMismatch(
-                f"embeddings have the shape {embeddings.shape}; index version {self.manifest.version} "
-                f"takes (n, {self.manifest.dim})"
-            )
-        return np.ascontiguousarray(embeddings, dtype=np.float32)
+            return exact_search(
+                self.vectors, checked_embeddings(embeddings, self.manifest), min(k, self.manifest.count), None
+            )[1]
 
     def _nearest(self, queries: NDArray[np.float32], k: int, qualifying: NDArray[np.bool_] | None) -> Found:
         return nearest(self._structure, self.vectors, queries, k, qualifying)

@@ -10,7 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from lookalike.errors import IndexDamaged, InvalidOption, few
+from lookalike.errors import IndexDamaged
+from lookalike.index.queries import check_filters
 from lookalike.schemas import Filters, Hit
 
 _ATTRIBUTE = "attr:"
@@ -136,9 +137,7 @@ class Items:
         """
         if not filters:
             return None
-        unknown = sorted(filters.keys() - set(self.attributes))
-        if unknown:
-            raise InvalidOption(f"filters name no attribute of the catalogue: {few(unknown)}", self.attributes)
+        check_filters(filters, self.attributes)
         mask = np.ones(len(self), dtype=np.bool_)
         for name, values in filters.items():
             code_of, codes = self._encoded(name)

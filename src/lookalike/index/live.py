@@ -1,16 +1,14 @@
 """The index that a running server uses: new versions are noticed, checked and swapped in without a failed search."""
 
 import logging
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from lookalike.config import IndexSettings
-from lookalike.errors import IndexDamaged, IndexMismatch, IndexUnavailable, LookalikeError
+from lookalike.errors import IndexMismatch, LookalikeError
 from lookalike.index.faiss_index import FaissIndex
+from lookalike.index.followed import FollowedIndex
 from lookalike.index.layout import IndexLayout
 from lookalike.index.manifest import read_manifest
 from lookalike.index.snapshot import check_kind, open_snapshot
@@ -20,10 +18,10 @@ log = logging.getLogger(__name__)
 _RETRY_S = 15.0
 
 
-class LiveIndex:
+class LiveIndex(FollowedIndex[FaissIndex]):
     """Holds the published versions of an index folder and follows CURRENT and PREVIOUS in a background thread.
 
-    The first versions are opened at once, their contents unread, so that a restart is quick. A version that follows is
+    The first versions are opened at once, their embeddings unread, so that a restart is quick. A version that follows is
     read and checked wholly beside those in use: it is warm when it takes over, and a bad one never does.
 
     `served_fingerprint` tells whose embeddings will be searched for, None until that is known. A version of another
@@ -39,21 +37,15 @@ class LiveIndex:
         settings: IndexSettings | None = None,
         ahead: bool = True,
     ) -> None:
+        super().__init__("index", f"no index version is loaded from {index_dir}")
         self._layout = IndexLayout(index_dir)
         self._served_fingerprint = served_fingerprint
         self._settings, self._ahead = settings or IndexSettings.load(), ahead
-        self._index: FaissIndex | None = None
-        self._open: dict[str, FaissIndex] = {}  # by the embedder's fingerprint: that of CURRENT, that of PREVIOUS
-        self._problem: LookalikeError | None = None
         self._previous_problem: LookalikeError | None = None
         self._served: str | None = None
         self._seen: object = None  # what the last look saw; None: the first look counts
         self._retry_s = 0.0
-        self._refreshing = threading.Lock()
-        self._stopped = threading.Event()
-        self.refresh()
-        self._thread = threading.Thread(target=self._follow, args=(poll_s,), name="live-index", daemon=True)
-        self._thread.start()
+        self._start(poll_s)
 
     @property
     def problem(self) -> LookalikeError | None:
@@ -65,66 +57,15 @@ class LiveIndex:
         answers = self._index is not None and self._index.manifest.fingerprint == self._served
         return isinstance(self._problem, IndexMismatch) and self._ahead and answers
 
-    def current(self) -> FaissIndex:
-        """Return the version in use; who holds it may go on searching it after a swap.
-
-        Raises:
-            IndexUnavailable, IndexMismatch, IndexDamaged: there is none, with what is wrong.
-        """
-        index, problem = self._index, self._problem
-        if index is not None:
-            return index
-        if problem is None:
-            raise IndexUnavailable(f"no index version is loaded from {self._layout.index_dir}")
-        raise type(problem)(problem.message, problem.allowed)
-
-    def of(self, fingerprint: str | None) -> FaissIndex:
-        """Return the version of this embedder where one is open, else what `current` does; the caller compares.
-
-        Raises:
-            IndexUnavailable, IndexMismatch, IndexDamaged: there is none at all, with what is wrong.
-        """
-        index = None if fingerprint is None else self._open.get(fingerprint)
-        return self.current() if index is None else index
-
-    def open_versions(self) -> dict[str, str]:
-        """Return the versions that can answer, by their embedders' fingerprints."""
-        return {fingerprint: index.info.version for fingerprint, index in self._open.items()}
-
-    def refresh(self) -> None:
-        """Look at CURRENT now and swap when it names another, good version; never raises for a bad one."""
-        with self._refreshing:
-            served = self._served_fingerprint()
-            seen = _stat(self._layout.pointer), _stat(self._layout.previous_pointer), served
-            good = self._problem is None and self._previous_problem is None
-            if seen == self._seen and (good or time.monotonic() < self._retry_s):
-                return
-            self._seen = seen
-            try:
-                self._swap(served)
-                self._problem = None
-            except LookalikeError as error:
-                self._refuse(error)
-            except Exception as error:
-                # Whatever a broken file provokes in a library, the version in use goes on.
-                self._refuse(IndexDamaged(f"the index cannot be opened: {error!r}"))
-
-    def close(self) -> None:
-        """Stop following CURRENT."""
-        self._stopped.set()
-        self._thread.join()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def _follow(self, poll_s: float) -> None:
-        while not self._stopped.wait(poll_s):
-            self.refresh()
+    def _look(self) -> None:
+        served = self._served_fingerprint()
+        seen = _stat(self._layout.pointer), _stat(self._layout.previous_pointer), served
+        good = self._problem is None and self._previous_problem is None
+        if seen == self._seen and (good or time.monotonic() < self._retry_s):
+            return
+        self._seen = seen
+        self._swap(served)
+        self._problem = None
 
     def _swap(self, served: str | None) -> None:
         """Open what the pointers name and choose the version that answers.
@@ -206,10 +147,7 @@ class LiveIndex:
     def _refuse(self, error: LookalikeError) -> None:
         # A replica may get CURRENT before the files that it names: a refused version is looked at again.
         self._retry_s = time.monotonic() + _RETRY_S
-        before, self._problem = self._problem, error
-        if not self._waits() and (before is None or before.message != error.message):
-            in_use = "none" if self._index is None else self._index.info.version
-            log.error("index refused (%s): %s; in use: %s", error.code, error.message, in_use)
+        super()._refuse(error)
 
 
 def _stat(pointer: Path) -> tuple[int, int, int] | None:

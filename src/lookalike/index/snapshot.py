@@ -92,6 +92,13 @@ def check_content(version_dir: Path, manifest: Manifest, name: str) -> None:
         raise IndexDamaged(f"index version {manifest.version}: {name} was altered: its sha256 is not the manifest's")
 
 
+def check_all_content(version_dir: Path, manifest: Manifest) -> None:
+    """Check every file, read anew whatever is known of it; raises IndexDamaged."""
+    _sha256_of.cache_clear()
+    for name in manifest.files:
+        check_content(version_dir, manifest, name)
+
+
 @lru_cache(maxsize=64)
 def _sha256_of(path: str, inode: int, size: int, changed_ns: int) -> str:
     """Return the sha256 of a file, which is read once as long as it stays as it is."""

@@ -10,10 +10,9 @@ from numpy.typing import NDArray
 
 from lookalike.errors import IndexDamaged, IndexUnavailable
 from lookalike.evaluation import ann_recall_at_k
-from lookalike.index.durable import sha256_of
 from lookalike.index.faiss_index import FaissIndex
 from lookalike.index.manifest import read_manifest
-from lookalike.index.snapshot import Snapshot, check_sizes, open_snapshot
+from lookalike.index.snapshot import Snapshot, check_all_content, check_sizes, open_snapshot
 
 _BLOCK_ROWS = 4096
 _NORM_TOLERANCE = 1e-3
@@ -29,12 +28,7 @@ def verify_snapshot(version_dir: Path, expect_fingerprint: str | None = None) ->
     """
     manifest = read_manifest(version_dir)
     check_sizes(version_dir, manifest)
-    # Before any library parses them: an altered file may make one misbehave.
-    for name, entry in manifest.files.items():
-        if sha256_of(version_dir / name) != entry.sha256:
-            raise IndexDamaged(
-                f"index version {version_dir.name}: {name} was altered: its sha256 is not the manifest's"
-            )
+    check_all_content(version_dir, manifest)
     snapshot = open_snapshot(version_dir, expect_fingerprint)
     _check_norms(snapshot)
     snapshot.items.validate()

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lookalike.config import IndexSettings
-from lookalike.errors import IndexMismatch, InvalidOption
+from lookalike.errors import InvalidOption
 from lookalike.index.items import ItemRecord
 from lookalike.index.manifest import Manifest
 from lookalike.index.milvus.catalogue import MilvusCatalogue
@@ -26,6 +26,7 @@ from lookalike.index.milvus.rows import (
     row_of,
 )
 from lookalike.index.milvus.structures import search_params, thorough_params
+from lookalike.index.queries import check_items, checked_embeddings
 from lookalike.schemas import Filters, Hit, IndexInfo
 
 T = TypeVar("T")
@@ -110,7 +111,7 @@ class MilvusIndex:
             IndexMismatch: for embeddings of another dimension.
             IndexUnavailable: the server cannot be reached.
         """
-        queries = self._checked(embeddings)
+        queries = checked_embeddings(embeddings, self._manifest)
         if not 1 <= top_k <= MAX_TOP_K:
             raise InvalidOption(f"top_k is {top_k}", allowed=f"1 to {MAX_TOP_K}")
         expression = self._expression(filters)
@@ -130,8 +131,7 @@ class MilvusIndex:
             IndexUnavailable: the server cannot be reached.
         """
         rows = {row[ITEM_ID]: row[EMBEDDING] for row in self._rows(list(dict.fromkeys(item_ids)), [EMBEDDING])}
-        if missing := [item_id for item_id in item_ids if item_id not in rows]:
-            raise InvalidOption(f"the catalogue has no item {', '.join(map(repr, missing))}", "item_ids of hits")
+        check_items([item_id for item_id in item_ids if item_id not in rows])
         found = np.array([rows[item_id] for item_id in item_ids], dtype=np.float32)
         return found.reshape(len(item_ids), self._manifest.dim)
 
@@ -175,7 +175,7 @@ class MilvusIndex:
 
     def fill(self, records: Sequence[ItemRecord], embeddings: NDArray[np.float32], first_position: int) -> None:
         """Write items without a look at count and attributes, for a collection that does not serve yet; as `upsert`."""
-        vectors, batch = self._checked(embeddings), self._connection.settings.batch_items
+        vectors, batch = checked_embeddings(embeddings, self._manifest), self._connection.settings.batch_items
         # Of an id that comes twice the last one counts: in one call, a server may keep both.
         rows = {
             record.item_id: row_of(record, vector, position)
@@ -209,14 +209,6 @@ class MilvusIndex:
         if not expression or self._manifest.kind != "ivf":
             return 1.0
         return min(1.0, self.count_where(expression) / max(1, self._manifest.count))
-
-    def _checked(self, embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
-        if embeddings.ndim != 2 or embeddings.shape[1] != self._manifest.dim:
-            raise IndexMismatch(
-                f"embeddings have the shape {embeddings.shape}; index version {self._name} "
-                f"takes (n, {self._manifest.dim})"
-            )
-        return np.ascontiguousarray(embeddings, dtype=np.float32)
 
     def _nearest(
         self, queries: NDArray[np.float32], top_k: int, expression: str, params: dict[str, Any]

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from lookalike.errors import InvalidOption
 from lookalike.index.items import ItemRecord
+from lookalike.index.queries import check_filters
 from lookalike.schemas import Filters, Hit
 
 if TYPE_CHECKING:
@@ -100,9 +101,7 @@ def expression_of(filters: Filters | None, attributes: Sequence[str]) -> str | N
     Raises:
         InvalidOption: for an attribute that is not among the catalogue's `attributes`.
     """
-    unknown = sorted((filters or {}).keys() - set(attributes))
-    if unknown:
-        raise InvalidOption(f"filters name no attribute of the catalogue: {', '.join(unknown)}", list(attributes))
+    check_filters(filters or {}, attributes)
     if any(not values for values in (filters or {}).values()):
         return None  # Milvus does not read an empty list
     return " and ".join(
