@@ -3,6 +3,7 @@
 import dataclasses
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -18,15 +19,30 @@ from tests.e2e.surroundings import HIDDEN_SECRET, ROOT
 
 @pytest.fixture(scope="session")
 def index_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An index of 36 drawn pictures with the attributes `shape` and `colour`."""
+    return drawn_index(tmp_path_factory.mktemp("drawn"))
+
+
+def drawn_index(folder: Path) -> Path:
+    """Build an index of 36 drawn pictures with the attributes `shape` and `colour`; return its folder."""
     from lookalike.image_embedder import WholeImageEmbedder
     from lookalike.index.edits import IndexEditor
 
-    catalogue = read_catalogue(write_catalogue(tmp_path_factory.mktemp("catalogue")))
-    index = tmp_path_factory.mktemp("index")
-    edit = IndexEditor(index, IndexSettings()).build(catalogue, WholeImageEmbedder.load(ROOT / "var/models/embedder"))
-    assert edit.manifest.count == 36
+    catalogue, index = folder / "catalogue", folder / "index"
+    catalogue.mkdir()
+    items, embedder = read_catalogue(write_catalogue(catalogue)), WholeImageEmbedder.load(ROOT / "var/models/embedder")
+    assert IndexEditor(index, IndexSettings()).build(items, embedder).manifest.count == 36
     return index
+
+
+@contextmanager
+def own_environment(**variables: str) -> Iterator[None]:
+    """Set these variables of Lookalike and no others: what a developer's shell sets is not what is tested."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith("LOOKALIKE_")]:
+            patch.delenv(name)
+        for name, value in variables.items():
+            patch.setenv(name, value)
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -34,11 +50,10 @@ def server(index_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     """The server: `base_url`, `metrics_url`, `management_socket`, `log_file`."""
     files = dataclasses.replace(ServerFiles.of(ROOT), index_dir=index_dir, state=tmp_path_factory.mktemp("server"))
     archives = build_archives(ArchiveSources.of(ROOT), files.archives)
-    with pytest.MonkeyPatch.context() as patch:
-        for name in [name for name in os.environ if name.startswith("LOOKALIKE_")]:
-            patch.delenv(name)  # what a developer's shell sets is not what is tested
-        patch.setenv("LOOKALIKE_ROUTER_INDEX_POLL_S", "0.2")
-        patch.setenv("LOOKALIKE_ROUTER_MODELS", "http")  # test_in_process.py has the other way
-        patch.setenv(HIDDEN_SECRET, "secret")
-        with start_server(archives, files, ServerSettings(port=0, metrics_port=0)) as running:
-            yield running
+    # test_in_process.py has the other way
+    variables = {"LOOKALIKE_ROUTER_INDEX_POLL_S": "0.2", "LOOKALIKE_ROUTER_MODELS": "http", HIDDEN_SECRET: "secret"}
+    with (
+        own_environment(**variables),
+        start_server(archives, files, ServerSettings(port=0, metrics_port=0)) as running,
+    ):
+        yield running

@@ -49,12 +49,12 @@ class SmallServer:
         return web.json_response({"detections": [detection], "image": {"width": 8, "height": 8, "format": "NPY"}})
 
 
-async def hang_up(request: web.Request) -> web.StreamResponse:
+async def hangs_up(request: web.Request) -> web.StreamResponse:
     request.transport.close()
     return web.Response()
 
 
-async def break_off(request: web.Request) -> web.StreamResponse:
+async def breaks_off(request: web.Request) -> web.StreamResponse:
     reply = web.StreamResponse(headers={"content-length": "1000"})
     await reply.prepare(request)
     await reply.write(b"half")
@@ -66,16 +66,22 @@ async def refuse(request: web.Request) -> web.StreamResponse:
     return web.Response(status=503, text="no worker")
 
 
+async def listening(app: web.Application) -> tuple[web.AppRunner, str]:
+    """Let an app listen on a free port; return what ends it, and its address."""
+    runner = web.AppRunner(app, shutdown_timeout=0.1, handler_cancellation=True)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    host, port = runner.addresses[0][:2]
+    return runner, f"http://{host}:{port}"
+
+
 @asynccontextmanager
 async def serving(server: SmallServer) -> AsyncIterator[str]:
     """Run the server on a free port; yield its address."""
     app = web.Application()
     app.router.add_route("*", "/m", server.handle)
-    runner = web.AppRunner(app, shutdown_timeout=0.1)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
+    runner, url = await listening(app)
     try:
-        yield f"http://127.0.0.1:{site._server.sockets[0].getsockname()[1]}/m"
+        yield f"{url}/m"
     finally:
         await runner.cleanup()

@@ -18,6 +18,7 @@ from lookalike.server_config import ServerFiles
 from tests.e2e.catalogue_drawn import draw, encoded
 from tests.e2e.surroundings import ROOT
 from tests.milvus_running import MilvusServer, milvus_server
+from tests.served import own_environment
 
 PICTURE = encoded(draw("ring", "red", seed=5))
 
@@ -44,8 +45,7 @@ def archives_dir() -> Path:
 
 @pytest.fixture(scope="module")
 def on_folder(index_dir: Path, archives_dir: Path) -> Iterator[SearchService]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("LOOKALIKE_ROUTER_MODELS", "in_process")  # whatever other tests have set: the environment wins
+    with own_environment(LOOKALIKE_ROUTER_MODELS="in_process"):
         service = SearchService(RouterSettings(archives_dir=archives_dir, index_dir=index_dir))
     yield service
     service.close()
@@ -55,10 +55,8 @@ def on_folder(index_dir: Path, archives_dir: Path) -> Iterator[SearchService]:
 def on_milvus(
     milvus: MilvusServer, archives_dir: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[SearchService]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("LOOKALIKE_ROUTER_MODELS", "in_process")
-        patch.setenv("LOOKALIKE_MILVUS_URI", milvus.uri)
-        patch.setenv("LOOKALIKE_MILVUS_CATALOGUE", "drawn")
+    place = {"LOOKALIKE_MILVUS_URI": milvus.uri, "LOOKALIKE_MILVUS_CATALOGUE": "drawn"}
+    with own_environment(LOOKALIKE_ROUTER_MODELS="in_process", **place):
         nothing = tmp_path_factory.mktemp("nothing")
         settings = {"index_engine": "milvus", "index_dir": nothing, "index_poll_s": 0.1}
         service = SearchService(RouterSettings(archives_dir=archives_dir, **settings))

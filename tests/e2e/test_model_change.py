@@ -33,6 +33,7 @@ from tests.e2e.catalogue_drawn import write_catalogue
 from tests.e2e.other_embedder import build_other_archives
 from tests.e2e.surroundings import ROOT
 from tests.s3_server import S3Server, running_s3
+from tests.served import own_environment
 
 SHARDS = 2
 
@@ -72,11 +73,8 @@ def done(*arguments: object, **environment: str) -> str:
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     folder = tmp_path_factory.mktemp("world")
-    with running_s3() as s3, pytest.MonkeyPatch.context() as patch:
-        for name in [name for name in os.environ if name.startswith("LOOKALIKE_")]:
-            patch.delenv(name)
-        patch.setenv("LOOKALIKE_MODEL_RUNTIME", "onnx")
-        patch.setenv("LOOKALIKE_ROUTER_INDEX_POLL_S", "0.2")
+    variables = {"LOOKALIKE_MODEL_RUNTIME": "onnx", "LOOKALIKE_ROUTER_INDEX_POLL_S": "0.2"}
+    with running_s3() as s3, own_environment(**variables):
         build_archives(ArchiveSources.of(ROOT), folder / "old/archives")
         build_other_archives(ROOT, folder / "new")
         (folder / "catalogue").mkdir()

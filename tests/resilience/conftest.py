@@ -2,16 +2,15 @@
 
 import multiprocessing
 import os
-import sys
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from multiprocessing import forkserver
 from typing import Any
 
 import pytest
 
 from tests.resilience.promises import FIGURES, ROOT, Figures, Promise
+from tests.slow_edits import processes_with
 
 _KEPT = pytest.StashKey[Figures]()
 _START_S = pytest.StashKey[float]()
@@ -36,13 +35,7 @@ def cycles(request: pytest.FixtureRequest, full: bool) -> int:
 
 @pytest.fixture(scope="session")
 def processes() -> multiprocessing.context.ForkServerContext:
-    """Start processes from one that has imported what they need: a start is then a matter of milliseconds."""
-    context = multiprocessing.get_context("forkserver")
-    with pytest.MonkeyPatch.context() as environment:
-        environment.setenv("PYTHONPATH", os.pathsep.join(sys.path))
-        context.set_forkserver_preload(["tests.resilience.killed_editor"])
-        forkserver.ensure_running()
-    return context
+    return processes_with("tests.resilience.killed_editor")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -3,7 +3,7 @@
 import asyncio
 import io
 import threading
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,9 @@ from lookalike.preprocessing import Preprocess
 from lookalike.schemas import Attribute, Description, MetadataResponse, ModelInfo
 from lookalike.search_service import SearchService
 from tests.colour_embedder import GRID, ColourEmbedder, catalogue_of
+from tests.small_model_server import Answer, breaks_off, hangs_up, listening
 
 PREPROCESS = Preprocess(height_px=GRID, width_px=GRID, mean=(0, 0, 0), std=(1, 1, 1))
-Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 async def never(request: web.Request) -> web.StreamResponse:
@@ -34,21 +34,6 @@ async def answers_500(request: web.Request) -> web.StreamResponse:
 
 async def answers_nonsense(request: web.Request) -> web.StreamResponse:
     return web.Response(text="<html>It works!</html>")
-
-
-async def hangs_up(request: web.Request) -> web.StreamResponse:
-    assert request.transport is not None
-    request.transport.close()
-    return web.Response()
-
-
-async def breaks_off(request: web.Request) -> web.StreamResponse:
-    reply = web.StreamResponse(headers={"content-length": "1000"})
-    await reply.prepare(request)
-    await reply.write(b"half")
-    assert request.transport is not None
-    request.transport.close()
-    return reply
 
 
 async def trickles(request: web.Request) -> web.StreamResponse:
@@ -116,12 +101,7 @@ class ModelServers:
         app = web.Application()
         for stage in ("detect", "embed", "describe"):
             app.router.add_route("*", f"/{stage}", self.of(stage).handle)
-        runner = web.AppRunner(app, shutdown_timeout=0.1, handler_cancellation=True)
-        await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", 0)
-        await site.start()
-        assert site._server is not None
-        self.url = f"http://127.0.0.1:{site._server.sockets[0].getsockname()[1]}"  # type: ignore[attr-defined]
+        runner, self.url = await listening(app)
         return runner
 
 

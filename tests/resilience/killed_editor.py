@@ -3,33 +3,16 @@
 What is acknowledged goes into a file as one line, written when the call has returned.
 """
 
-import time
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from lookalike.catalogue import Catalogue, Item
-from lookalike.config import IndexSettings
 from lookalike.delivery.index_store import IndexStore
 from lookalike.delivery.store import open_store
 from lookalike.gateway.serving import serve
 from lookalike.gateway.settings import GatewaySettings
 from lookalike.index.edits import IndexEditor
 from lookalike.index.layout import IndexLayout
-from lookalike.ingest import IngestOptions
-from tests.colour_embedder import ColourEmbedder
-
-SETTINGS = IndexSettings(chunk_items=4, kind="hnsw", hnsw_m=4, ef_construction=8)
-OPTIONS = IngestOptions(batch_images=2)
-
-
-class SlowColours(ColourEmbedder):
-    """Takes a moment for each batch, so that a kill often meets it half-way."""
-
-    def embed(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        time.sleep(0.003)
-        return super().embed(pixels)
+from tests.slow_edits import OPTIONS, SETTINGS, SlowColours
 
 
 def items(pictures: Path, numbers: list[int]) -> Catalogue:

@@ -3,7 +3,6 @@
 import dataclasses
 import io
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -21,14 +20,11 @@ import pytest
 from PIL import Image
 
 from lookalike.archives import ArchiveSources, build_archives
-from lookalike.catalogue import read_catalogue
-from lookalike.config import IndexSettings
-from lookalike.index.edits import IndexEditor
 from lookalike.process_table import ProcessId
 from lookalike.server import ServerProcess, start_server
 from lookalike.server_config import ServerFiles, ServerSettings, free_ports
-from tests.e2e.catalogue_drawn import write_catalogue
-from tests.resilience.promises import ROOT
+from tests.e2e.surroundings import ROOT, management
+from tests.served import drawn_index, own_environment
 
 JPEG = {"content-type": "image/jpeg"}
 
@@ -62,9 +58,7 @@ class Stack:
 
     def worker_pids(self, model: str) -> list[int]:
         """Return the workers of a model that run now."""
-        transport = httpx.HTTPTransport(uds=str(self.server.management_socket))
-        with httpx.Client(transport=transport, timeout=10) as client:
-            told = client.get(f"http://management/models/{model}").json()
+        _, told = management(self.server, "GET", f"/models/{model}")
         return [worker["pid"] for worker in told[0]["workers"] if worker["pid"] > 0]
 
     def log_bytes(self) -> int:
@@ -80,23 +74,14 @@ class Stack:
 @contextmanager
 def running_stack(folder: Path, **gateway: str) -> Iterator[Stack]:
     """Run server and gateway; `gateway` are settings of the gateway, as its environment has them."""
-    from lookalike.image_embedder import WholeImageEmbedder
-
-    index_dir = folder / "index"
-    (folder / "catalogue").mkdir()
-    catalogue = read_catalogue(write_catalogue(folder / "catalogue"))
-    IndexEditor(index_dir, IndexSettings()).build(catalogue, WholeImageEmbedder.load(ROOT / "var/models/embedder"))
+    index_dir = drawn_index(folder)
     files = dataclasses.replace(ServerFiles.of(ROOT), index_dir=index_dir, state=folder / "state")
     archives = build_archives(ArchiveSources.of(ROOT), files.archives)
     port, metrics_port, gateway_port = free_ports("127.0.0.1", 3)
     settings = ServerSettings(port=port, metrics_port=metrics_port, ready_s=300)
-    with pytest.MonkeyPatch.context() as patch:
-        for name in [name for name in os.environ if name.startswith("LOOKALIKE_")]:
-            patch.delenv(name)
-        patch.setenv("LOOKALIKE_ROUTER_MODELS", "http")
-        told = {"upstream_url": f"http://127.0.0.1:{port}", "index_dir": str(index_dir), "rate": "", **gateway}
-        for name, value in told.items():
-            patch.setenv(f"LOOKALIKE_GATEWAY_{name.upper()}", value)
+    told = {"upstream_url": f"http://127.0.0.1:{port}", "index_dir": str(index_dir), "rate": "", **gateway}
+    variables = {f"LOOKALIKE_GATEWAY_{name.upper()}": value for name, value in told.items()}
+    with own_environment(LOOKALIKE_ROUTER_MODELS="http", **variables):
         server = start_server(archives, files, settings, say=lambda told: None)
         with ended(server) as servers, gateway_process(gateway_port, files.state / "gateway.log") as process:
             stack = Stack(files, settings, archives, server, process, f"http://127.0.0.1:{gateway_port}")

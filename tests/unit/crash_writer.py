@@ -3,7 +3,6 @@
 Each chunk whose embeddings are on the disk, and each version that is published, is acknowledged by a line in a file.
 """
 
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,22 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lookalike.catalogue import read_catalogue
-from lookalike.config import IndexSettings
 from lookalike.index import edits
 from lookalike.index.store import EmbeddingStore
-from lookalike.ingest import IngestOptions
-from tests.colour_embedder import ColourEmbedder
-
-SETTINGS = IndexSettings(chunk_items=4, kind="hnsw", hnsw_m=4, ef_construction=8)
-OPTIONS = IngestOptions(batch_images=2)
-
-
-class SlowColours(ColourEmbedder):
-    """Takes a moment for each batch, so that a kill often meets it half-way."""
-
-    def embed(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        time.sleep(0.004)
-        return super().embed(pixels)
+from tests.slow_edits import OPTIONS, SETTINGS, SlowColours
 
 
 class Acknowledged(EmbeddingStore):

@@ -21,7 +21,7 @@ from lookalike.errors import (
     ServiceError,
 )
 from lookalike.stage_timer import Deadline
-from tests.small_model_server import SmallServer, hang_up, serving
+from tests.small_model_server import SmallServer, hangs_up, serving
 
 IMAGE = Image.new("RGB", (40, 20), "red")
 FAILURES, OPEN_S, SLOW_S = 3, 10.0, 1.0
@@ -200,7 +200,7 @@ async def test_a_server_that_fails_is_left_alone_and_found_again(client: HttpMod
 
 
 async def test_a_dead_connection_counts_once_with_its_retry(client: HttpModelClient, server: SmallServer) -> None:
-    server.answers = [hang_up] * 2
+    server.answers = [hangs_up] * 2
     assert await embed(client) == "ModelUnavailable"
     assert len(server.bodies) == 2 and not client.circuits()["embed"].is_open
 

@@ -14,7 +14,7 @@ from lookalike.clients import HttpModelClient
 from lookalike.config import RouterSettings
 from lookalike.errors import DeadlineExceeded, ModelFailed, ModelUnavailable, ServiceError
 from lookalike.stage_timer import Deadline
-from tests.small_model_server import Answer, SmallServer, break_off, hang_up, refuse, serving
+from tests.small_model_server import Answer, SmallServer, breaks_off, hangs_up, refuse, serving
 
 IMAGE = Image.new("RGB", (40, 20), "red")
 
@@ -47,13 +47,13 @@ async def test_boxes_are_scaled_back_to_the_image(client: HttpModelClient, serve
 
 
 async def test_a_broken_connection_is_tried_once_more(client: HttpModelClient, server: SmallServer) -> None:
-    server.answers = [hang_up]
+    server.answers = [hangs_up]
     assert (await client.embed([IMAGE], Deadline(5000))).embeddings.shape == (1, 2)
     assert len(server.bodies) == 2
 
 
 async def test_a_connection_that_breaks_twice_names_the_stage(client: HttpModelClient, server: SmallServer) -> None:
-    server.answers = [hang_up, hang_up]
+    server.answers = [hangs_up, hangs_up]
     with pytest.raises(ModelUnavailable, match=r"^embed: "):
         await client.embed([IMAGE], Deadline(5000))
     assert len(server.bodies) == 2
@@ -72,7 +72,7 @@ async def test_a_reply_that_is_no_archive_is_a_failure_of_the_model(
 
 
 async def test_a_reply_that_breaks_off_names_the_stage(client: HttpModelClient, server: SmallServer) -> None:
-    server.answers = [break_off, break_off]
+    server.answers = [breaks_off, breaks_off]
     with pytest.raises(ModelUnavailable, match="embed"):
         await client.embed([IMAGE], Deadline(2000))
 
@@ -84,7 +84,7 @@ async def test_an_error_of_the_model_is_never_retried(client: HttpModelClient, s
     assert len(server.bodies) == 1
 
 
-@pytest.mark.parametrize(("answers", "told"), [([refuse], "503: no worker"), ([hang_up] * 2, "cannot be reached")])
+@pytest.mark.parametrize(("answers", "told"), [([refuse], "503: no worker"), ([hangs_up] * 2, "cannot be reached")])
 async def test_addresses_and_answers_inside_the_service_are_for_the_log_only(
     client: HttpModelClient,
     server: SmallServer,

@@ -1,11 +1,8 @@
 """kill -9 at moments that a seed chooses: what was acknowledged is there, and the version in use is whole."""
 
 import multiprocessing
-import os
 import random
-import sys
 import time
-from multiprocessing import forkserver
 from pathlib import Path
 
 import pytest
@@ -18,20 +15,15 @@ from lookalike.index.snapshot import Snapshot
 from lookalike.index.store import EmbeddingStore
 from lookalike.index.verify import verify_snapshot
 from tests.colour_embedder import ColourEmbedder, save_picture
-from tests.unit.crash_writer import OPTIONS, SETTINGS, write
+from tests.slow_edits import OPTIONS, SETTINGS, processes_with
+from tests.unit.crash_writer import write
 
 IMAGES, STEP = 120, 12
 
 
 @pytest.fixture(scope="module")
 def processes() -> multiprocessing.context.ForkServerContext:
-    """Start processes from one that has imported what they need: a start is then a matter of milliseconds."""
-    context = multiprocessing.get_context("forkserver")
-    with pytest.MonkeyPatch.context() as environment:
-        environment.setenv("PYTHONPATH", os.pathsep.join(sys.path))
-        context.set_forkserver_preload(["tests.unit.crash_writer"])
-        forkserver.ensure_running()
-    return context
+    return processes_with("tests.unit.crash_writer")
 
 
 class Writer:

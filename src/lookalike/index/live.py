@@ -21,8 +21,8 @@ _RETRY_S = 15.0
 class LiveIndex(FollowedIndex[FaissIndex]):
     """Holds the published versions of an index folder and follows CURRENT and PREVIOUS in a background thread.
 
-    The first versions are opened at once, their embeddings unread, so that a restart is quick. A version that follows is
-    read and checked wholly beside those in use: it is warm when it takes over, and a bad one never does.
+    The first versions are opened at once, their embeddings unread, so that a restart is quick. A version that follows
+    is read and checked wholly beside those in use: it is warm when it takes over, and a bad one never does.
 
     `served_fingerprint` tells whose embeddings will be searched for, None until that is known. A version of another
     embedder never answers for it. With `ahead` such a version is opened all the same, so that it answers from the
