@@ -6,24 +6,21 @@ python -m training.metadata.cases articleType --split val --out var/metadata-cas
 import argparse
 import csv
 import io
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
 from tqdm import tqdm
 
 from lookalike.attributes import Describer
-from lookalike.config import ModelSettings
 from lookalike.errors import LookalikeError, SetupError
 from lookalike.index.durable import replace_file
-from lookalike.metadata import CropDescriber
-from training.metadata.config import load_config
+from lookalike.review.table_source import GUESS, SCORE
 from training.metadata.data import ImageFiles, ZipImages
-from training.metadata.sets import SPLITS, Catalogue, Labelled, readable
+from training.metadata.guesses import add_options, best_guesses, read_model_and_rows
+from training.metadata.sets import Labelled
 
-IMAGE, GUESS, CONFIDENCE = "id", "predicted", "confidence"
+IMAGE = "id"
 
 
 def guessed(describer: Describer, part: Labelled, attribute: str) -> dict[str, tuple[str, float]]:
@@ -34,25 +31,22 @@ def guessed(describer: Describer, part: Labelled, attribute: str) -> dict[str, t
     """
     if attribute not in describer.labels():
         raise SetupError(f"no head for {attribute!r}", allowed=list(describer.labels()))
-    labels, scores = describer.labels()[attribute], describer.scores(part.features)[attribute]
-    best = scores.argmax(axis=1)
-    highest = scores[np.arange(len(best)), best]
-    return {
-        row.image: (labels[label], float(score)) for row, label, score in zip(part.rows, best, highest, strict=True)
-    }
+    labels, scores = best_guesses(describer, part)[attribute]
+    images = [row.image for row in part.rows]
+    return dict(zip(images, zip(labels.tolist(), scores.tolist(), strict=True), strict=True))
 
 
 def with_guesses(manifest: Path, guesses: Mapping[str, tuple[str, float]]) -> str:
     """Return the manifest, every row and column of it, with the guesses of the images that have one."""
     with manifest.open(newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file)
-        columns = [column for column in reader.fieldnames or [] if column not in (GUESS, CONFIDENCE)]
+        columns = [column for column in reader.fieldnames or [] if column not in (GUESS, SCORE)]
         text = io.StringIO(newline="")
-        writer = csv.DictWriter(text, [*columns, GUESS, CONFIDENCE], lineterminator="\n")
+        writer = csv.DictWriter(text, [*columns, GUESS, SCORE], lineterminator="\n")
         writer.writeheader()
         for row in reader:
             label, score = guesses.get(row[IMAGE], ("", 0.0))
-            writer.writerow({**row, GUESS: label, CONFIDENCE: f"{score:.4f}" if label else ""})
+            writer.writerow({**row, GUESS: label, SCORE: f"{score:.4f}" if label else ""})
     return text.getvalue()
 
 
@@ -75,22 +69,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; a user's error is one line and exit status 1."""
     parser = argparse.ArgumentParser(description="Write the metadata heads' guesses as cases for the review.")
     parser.add_argument("attribute", help="whose labels are reviewed: articleType, baseColour, ...")
-    parser.add_argument("--config", type=Path, default=Path("training/configs/metadata.yaml"))
-    parser.add_argument("--data", type=Path, default=Path(os.environ.get("LOOKALIKE_DATA", "../shared/data")))
-    parser.add_argument("--model", type=Path, default=Path("var/models/metadata_creator"))
-    parser.add_argument("--cache", type=Path, default=Path("var/cache/metadata"), help="keeps features; may be deleted")
-    parser.add_argument("--out", type=Path, default=Path("var/metadata-cases"))
-    parser.add_argument("--manifest", type=Path, help="a reviewed one, in place of the config's")
-    parser.add_argument("--split", choices=SPLITS, default="val")
+    add_options(parser, Path("var/metadata-cases"), "val")
     options = parser.parse_args(argv)
     try:
-        config = load_config(options.config)
-        if options.manifest:
-            data = config.data.model_copy(update={"manifest": options.manifest.absolute()})
-            config = config.model_copy(update={"data": data})
-        model = CropDescriber.load(options.model, ModelSettings.load())
-        part = readable(Catalogue(config, options.data, model.network, options.cache).split(options.split))
-        guesses = guessed(model.heads, part, options.attribute)
+        config, heads, part = read_model_and_rows(options)
+        guesses = guessed(heads, part, options.attribute)
         unpack(ZipImages(options.data / config.data.images), list(guesses), options.out / "images")
         table = options.out / f"{options.attribute}.csv"
         replace_file(table, with_guesses(options.data / config.data.manifest, guesses).encode())

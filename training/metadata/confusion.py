@@ -4,7 +4,6 @@ python -m training.metadata.confusion --model var/models/metadata_creator --out 
 """
 
 import argparse
-import os
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -17,12 +16,10 @@ from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
 from lookalike.attributes import Describer
-from lookalike.config import ModelSettings
 from lookalike.errors import LookalikeError, SetupError
-from lookalike.metadata import CropDescriber
-from training.metadata.config import load_config
+from training.metadata.guesses import add_options, best_guesses, read_model_and_rows
 from training.metadata.report import BINS, expected_calibration_error
-from training.metadata.sets import SPLITS, Catalogue, Labelled, readable
+from training.metadata.sets import Labelled
 
 matplotlib.use("Agg")  # there is no screen
 import matplotlib.pyplot as plt
@@ -56,13 +53,12 @@ class Guesses:
 
 def attribute_guesses(describer: Describer, part: Labelled) -> list[Guesses]:
     """Return the guesses for each attribute that the rows know."""
-    scores, found = describer.scores(part.features), []
-    for name, listed in describer.labels().items():
+    found = []
+    for name, (guesses, scores) in best_guesses(describer, part).items():
         known = np.array([bool(row.values.get(name)) for row in part.rows])
         if known.any():
             labels = np.array([row.values[name] for row in part.rows if row.values.get(name)])
-            best = scores[name][known].argmax(axis=1)
-            found.append(Guesses(name, labels, np.array(listed)[best], scores[name][known].max(axis=1)))
+            found.append(Guesses(name, labels, guesses[known], scores[known]))
     return found
 
 
@@ -167,18 +163,11 @@ def write_report(describer: Describer, part: Labelled, out: Path, title: str) ->
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; a user's error is one line and exit status 1."""
     parser = argparse.ArgumentParser(description="Draw what the metadata heads take for what.")
-    parser.add_argument("--config", type=Path, default=Path("training/configs/metadata.yaml"))
-    parser.add_argument("--data", type=Path, default=Path(os.environ.get("LOOKALIKE_DATA", "../shared/data")))
-    parser.add_argument("--model", type=Path, default=Path("var/models/metadata_creator"))
-    parser.add_argument("--cache", type=Path, default=Path("var/cache/metadata"), help="keeps features; may be deleted")
-    parser.add_argument("--out", type=Path, default=Path("var/metadata-report"))
-    parser.add_argument("--split", choices=SPLITS, default="test")
+    add_options(parser, Path("var/metadata-report"), "test")
     options = parser.parse_args(argv)
     try:
-        model = CropDescriber.load(options.model, ModelSettings.load())
-        catalogue = Catalogue(load_config(options.config), options.data, model.network, options.cache)
-        part = readable(catalogue.split(options.split))
-        write_report(model.heads, part, options.out, f"{options.split}, {len(part.rows)} rows")
+        _, heads, part = read_model_and_rows(options)
+        write_report(heads, part, options.out, f"{options.split}, {len(part.rows)} rows")
     except LookalikeError as error:
         print(error.message, file=sys.stderr)
         return 1
