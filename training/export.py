@@ -36,7 +36,14 @@ from training.export_metadata import checked_heads, lay_beside_embedder
 
 EXPORTABLE = ("detector", "embedder", "metadata_creator")
 _LABELS_FILE = "labels.txt"
-_SOURCES = ("efficientnet_lite.py", "networks.py", "picodet.py", "embedder/network.py", "metadata/network.py")
+_SOURCES = (
+    "efficientnet_lite.py",
+    "networks.py",
+    "picodet.py",
+    "embedder/network.py",
+    "metadata/network.py",
+    "weights.py",
+)
 
 _log = logging.getLogger(__name__)
 

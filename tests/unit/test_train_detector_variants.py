@@ -1,11 +1,13 @@
 """Tests of what is built on training runs: the search, folds and shares, the other network, the weights measured."""
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
+from numpy.typing import NDArray
 
 torch = pytest.importorskip("torch", reason="training needs the extra lookalike[train]")
 optuna = pytest.importorskip("optuna", reason="training needs the extra lookalike[train]")
@@ -13,11 +15,14 @@ pytest.importorskip("matplotlib", reason="training needs the extra lookalike[tra
 
 from torchvision.models import mobilenet_v2  # noqa: E402
 
+from lookalike.detection import Detector  # noqa: E402
 from lookalike.errors import SetupError  # noqa: E402
+from lookalike.model_store import sha256_of  # noqa: E402
 from lookalike.schemas import Detection  # noqa: E402
 from tests.unit.tiny_autocrop import tiny_config, write_tiny_autocrop  # noqa: E402
 from training import evaluate_detector  # noqa: E402
 from training.detector.blend import BLENDED, blend, blend_run, smallest_share  # noqa: E402
+from training.detector.config import StartWeights, load_config  # noqa: E402
 from training.detector.curves import (  # noqa: E402
     draw_learning,
     draw_shares,
@@ -27,19 +32,21 @@ from training.detector.curves import (  # noqa: E402
     share_variants,
     train_variants,
 )
+from training.detector.data import read_photos  # noqa: E402
 from training.detector.fasterrcnn import (  # noqa: E402
     MOBILENET_V2,
     MOBILENET_V3,
     FasterRcnnCandidates,
     faster_rcnn,
 )
-from training.detector.report import detector_from_weights  # noqa: E402
+from training.detector.report import TorchSession, detector_from_weights  # noqa: E402
 from training.detector.runtimes import latency_table, measure_runtimes  # noqa: E402
-from training.detector.teach import sole_subject  # noqa: E402
+from training.detector.teach import coco_detector, sole_subject, teach, unlabelled_photos  # noqa: E402
 from training.fetch_weights import CONVERTERS  # noqa: E402
-from training.networks import with_weights  # noqa: E402
+from training.picodet import PicoDet  # noqa: E402
 from training.search_hparams import STUDIES, Range, Search, SearchConfig, load_search, with_settings  # noqa: E402
 from training.train_detector import BEST, Training  # noqa: E402
+from training.weights import with_weights, write_half  # noqa: E402
 
 CONFIGS = Path(__file__).parents[2] / "training" / "configs"
 
@@ -219,6 +226,55 @@ def test_only_a_confident_box_without_a_rival_teaches() -> None:
     assert sole_subject([best, found(0.3, (20, 20, 30, 30))], 0.5) == best
     assert sole_subject([found(0.4, (0, 0, 10, 10))], 0.5) is None
     assert sole_subject([], 0.5) is None
+
+
+class SureOfHalf(Detector):
+    """Is sure of one box in every second photo that it sees."""
+
+    def __init__(self) -> None:
+        super().__init__(TorchSession(torch.nn.Identity()), tiny_config().preprocess, ["thing"])
+        self._seen = 0
+
+    def detect(
+        self, pixels: NDArray[np.uint8], sizes: Sequence[tuple[int, int]], min_score: float
+    ) -> list[list[Detection]]:
+        self._seen += 1
+        return [[Detection(box=(8, 8, 60, 50), score=0.9 if self._seen % 2 else 0.3, label="thing")]]
+
+
+def test_photos_without_boxes_are_labelled_and_learned_from(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    rows = ["file,set,split,class_name"]
+    for number, file in enumerate(sorted((data / "autocrop").glob("*.png"))[:4]):
+        rows.append(f"{file},things,{'test' if number == 3 else 'train'},thing")
+    (tmp_path / "photos/manifest.csv").write_text("\n".join(rows) + "\n")
+    photos = list(unlabelled_photos(tmp_path / "photos", ["things"], 9, seed=0))
+    assert len(photos) == 3
+    assert teach(SureOfHalf(), photos, tmp_path / "taught", min_score=0.5) == (2, 3)
+    learned = read_photos(tmp_path / "taught", "train", "stop")
+    assert [(photo.source, photo.subject) for photo in learned] == [("things", (8, 8, 60, 50))] * 2
+
+
+def test_an_unlabelled_photo_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(b"no photo")
+    with pytest.raises(SetupError, match="broken"):
+        teach(SureOfHalf(), [(broken, "things", "thing")], tmp_path, 0.5)
+
+
+def test_the_teacher_is_the_detector_that_training_starts_from(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    write_half(PicoDet(), tmp_path / "coco.safetensors")
+    sha256 = sha256_of(tmp_path / "coco.safetensors")
+    (tmp_path / "coco.safetensors").rename(tmp_path / f"detector-{sha256[:16]}.safetensors")
+    config = load_config(CONFIGS / "detector.yaml")
+    start = config.start.model_copy(update={"weights_sha256": sha256})
+    detector = coco_detector(config.model_copy(update={"start": start}), tmp_path)
+    assert (len(detector.labels), detector.preprocess.height_px) == (80, 416)
+    (found,) = detector.detect(np.zeros((1, 416, 416, 3), np.uint8), [(100, 50)], 0.0)
+    assert found
+    with pytest.raises(SetupError, match="no teacher"):
+        coco_detector(config.model_copy(update={"start": StartWeights()}), tmp_path)
 
 
 def test_the_least_blend_that_loses_nearly_nothing_is_taken() -> None:

@@ -34,7 +34,8 @@ from training.metadata.network import (  # noqa: E402
 from training.metadata.pictures import LearningSet, random_views, read_learning_set  # noqa: E402
 from training.metadata.session import load_metadata_network  # noqa: E402
 from training.metadata.teacher import Teacher, read_teacher  # noqa: E402
-from training.train_metadata_network import Training, rate_at  # noqa: E402
+from training.train_metadata_network import Training, rate_at, start_network  # noqa: E402
+from training.weights import write_half  # noqa: E402
 
 CONFIG = Path(__file__).parents[2] / "training" / "configs" / "metadata.yaml"
 EDGE_PX = 64
@@ -96,6 +97,18 @@ def test_only_what_is_trained_changes(data: LearningSet, tmp_path: Path, trained
     after = run.network.backbone.state_dict()
     moved = {name for name, tensor in after.items() if not torch.equal(tensor, before[name])}
     assert {".".join(n.split(".")[:2]) if n.startswith("blocks") else n.split(".")[0] for n in moved} == set(changed)
+
+
+def test_a_run_goes_on_from_the_weights_of_an_earlier_one(data: LearningSet, tmp_path: Path) -> None:
+    before = MetadataNetwork(small_config().network.preprocess, {"letter": 2})
+    write_half(before.backbone, tmp_path / "earlier.safetensors")
+    started = start_network(small_config(weights=tmp_path / "earlier.safetensors"), data.labels, tmp_path)
+    for name, tensor in started.backbone.state_dict().items():
+        torch.testing.assert_close(tensor, before.backbone.state_dict()[name].half().to(tensor.dtype), msg=name)
+    (tmp_path / "other.safetensors").write_bytes(b"no weights")
+    for name in ("other", "missing"):
+        with pytest.raises(SetupError, match=name):
+            start_network(small_config(weights=tmp_path / f"{name}.safetensors"), data.labels, tmp_path)
 
 
 def test_an_unknown_part_is_named(data: LearningSet, tmp_path: Path) -> None:

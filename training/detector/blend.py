@@ -16,13 +16,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from lookalike.errors import LookalikeError, SetupError
 from training.detector.config import DetectorConfig
 from training.detector.score import fallback_threshold
 from training.train_detector import BEST, REPORT, Training
+from training.weights import read_weights
 
 BLENDED = "blended.safetensors"
 BLEND_REPORT = "blend.json"
@@ -57,7 +57,7 @@ def blend_run(
     training = Training(config, data, run_dir, downloads)
     network = training.learner.network
     start = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
-    end = load_file(run_dir / BEST)
+    end = read_weights(run_dir / BEST)
     figures, thresholds, sources = {}, {}, {}
     for share in shares:
         network.load_state_dict({**start, **blend(start, end, share)})

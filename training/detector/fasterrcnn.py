@@ -12,7 +12,6 @@ from typing import Any
 from urllib.error import URLError
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN, fasterrcnn_mobilenet_v3_large_320_fpn
 from torchvision.models.detection.anchor_utils import AnchorGenerator
@@ -20,13 +19,11 @@ from torchvision.models.detection.backbone_utils import mobilenet_backbone
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
 from torchvision.ops import FrozenBatchNorm2d
 
-from lookalike.errors import SetupError
 from training.detector.config import DetectorConfig, StartWeights
 from training.detector.loss import Truth
 from training.detector.score import BestBox
 from training.fetch_weights import fetch_pretrained
-from training.half_weights import write_half
-from training.networks import with_weights
+from training.weights import load_weights, write_half
 
 MOBILENET_V3, MOBILENET_V2 = "fasterrcnn_mobilenet_v3_320", "fasterrcnn_mobilenet_v2_320"
 _BACKGROUND_AND_SUBJECT = 2
@@ -84,7 +81,7 @@ def _on_mobilenet_v2(
     )
     if start.source is not None:
         path = fetch_pretrained("mobilenet_v2", "mobilenet_v2", start.source, start.weights_sha256, downloads_dir)
-        with_weights(backbone.body, load_file(path))
+        load_weights(backbone.body, path)
     anchors = AnchorGenerator(_ANCHORS_PX, _ASPECT_RATIOS)
     return FasterRCNN(backbone, _BACKGROUND_AND_SUBJECT, rpn_anchor_generator=anchors, **settings)
 
@@ -96,12 +93,7 @@ def trained_faster_rcnn(weights: Path, config: DetectorConfig) -> FasterRCNN:
         SetupError: when the file is missing, or does not fit.
     """
     nothing = config.model_copy(update={"start": StartWeights(hub=False)})
-    network = faster_rcnn(nothing, Path())
-    try:
-        with_weights(network, load_file(weights))
-    except (OSError, RuntimeError) as error:
-        raise SetupError(f"{weights} is no {config.network}: {error}") from error
-    return network
+    return load_weights(faster_rcnn(nothing, Path()), weights)
 
 
 class FasterRcnnCandidates(nn.Module):

@@ -5,14 +5,13 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from lookalike.errors import SetupError
 from training.detector.config import DetectorConfig, StartWeights
 from training.detector.loss import Predictions
 from training.fetch_weights import fetch_pretrained
 from training.picodet import STRIDES, PicoDet, point_centres
+from training.weights import load_weights
 
 LABELS = ("subject",)
 _RIDGE = 1e-2  # of the mean feature power: keeps the fit stable where channels repeat each other
@@ -86,10 +85,7 @@ def start_network(config: DetectorConfig, downloads_dir: Path, batches: Iterable
     path = coco_weights(config.start, downloads_dir)
     if path is None:
         return PicoDet(classes=len(LABELS))
-    coco = PicoDet()
-    counters = {name: value for name, value in coco.state_dict().items() if name.endswith("num_batches_tracked")}
-    coco.load_state_dict({**counters, **load_file(path)})
-    return subject_network(coco, batches)
+    return subject_network(load_weights(PicoDet(), path), batches)
 
 
 def earlier_network(weights: Path) -> PicoDet:
@@ -98,13 +94,7 @@ def earlier_network(weights: Path) -> PicoDet:
     Raises:
         SetupError: when the file is missing, or does not fit.
     """
-    network = PicoDet(classes=len(LABELS))
-    counters = {name: value for name, value in network.state_dict().items() if name.endswith("num_batches_tracked")}
-    try:
-        network.load_state_dict({**counters, **load_file(weights)})
-    except (OSError, RuntimeError) as error:
-        raise SetupError(f"{weights} is no subject detector: {error}") from error
-    return network
+    return load_weights(PicoDet(classes=len(LABELS)), weights)
 
 
 def frozen_parts(network: PicoDet, stages: int) -> list[nn.Module]:

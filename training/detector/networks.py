@@ -12,9 +12,9 @@ from training.detector.fasterrcnn import FasterRcnnLearner
 from training.detector.loss import Truth, detection_loss
 from training.detector.network import frozen_parts, parameter_groups, predict, start_network
 from training.detector.score import BestBox
-from training.half_weights import write_half
 from training.networks import Normalise
 from training.picodet import PicoDet
+from training.weights import write_half
 
 
 class Learner(Protocol):

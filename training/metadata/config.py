@@ -62,6 +62,7 @@ class NetworkSettings(BaseModel, extra="forbid", frozen=True):
     backbone: Literal["efficientnet_lite0", "efficientnet_lite2"] = "efficientnet_lite0"  # the smaller one is served
     source: WheelSource  # of the ImageNet weights
     weights_sha256: Sha256
+    weights: Path | None = None  # of an earlier run of this backbone, instead of ImageNet's
     preprocess: Preprocess  # of the embedder; the network sees its pixels at half the resolution
     trained: str = "all"  # `heads`: the last layer only; `blocks.2`: what comes before it stays as it is
     stages: Annotated[list[Stage], Field(min_length=1)]
