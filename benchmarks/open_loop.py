@@ -4,6 +4,7 @@ Run:
     python -m benchmarks.open_loop                                # a private server, the budget of this machine
     python -m benchmarks.open_loop --kinds page-jpeg --p99-ms 300
     python -m benchmarks.open_loop --host http://10.0.0.7:8080 --p99-ms 500
+    python -m benchmarks.open_loop --rates 10 15 20               # these alone, to compare settings at equal load
 
 Writes `open_loop.png` (latency against rate) and `open_loop.json` (raw samples) into a folder of its own.
 """
@@ -58,7 +59,7 @@ def sender(session: aiohttp.ClientSession, url: str, photos: Sequence[Photo], ra
 
 
 async def search_rates(base_url: str, photos: Sequence[Photo], budget: OpenLoopBudget, options: Any) -> list[Probe]:
-    """Probe rates until the highest that meets the budget is known; the last probe is at 70 % of it.
+    """Probe the rates that the options name; else until the highest that meets the budget is known, then 70 % of it.
 
     Raises:
         LookalikeError: none meets it, or the server is gone.
@@ -82,6 +83,10 @@ async def search_rates(base_url: str, photos: Sequence[Photo], budget: OpenLoopB
 
         print("| rate/s | samples | errors | p50 ms | p95 ms | p99 ms | sent late, p99 ms | |")
         print("|---:|---:|---:|---:|---:|---:|---:|---|")
+        for rate_per_s in options.rates:
+            await offered(rate_per_s)
+        if options.rates:
+            return probes
         highest = await highest_rate(offered, options.start, options.precision)
         if highest is None:
             raise LookalikeError(f"even {probes[-1].rate_per_s:.2g} requests/s miss p99 <= {budget.p99_ms:g} ms")
@@ -97,8 +102,8 @@ def row(one: Probe, budget: OpenLoopBudget) -> str:
     return f"| {one.rate_per_s:.2f} | {share} | {figures} | {one.late_p99_ms:.1f} | {outcome} |"
 
 
-def draw(probes: Sequence[Probe], highest_per_s: float, budget: OpenLoopBudget, title: str, path: Path) -> None:
-    """Write the picture: latency against rate, the budget, the highest rate that meets it."""
+def draw(probes: Sequence[Probe], highest_per_s: float | None, budget: OpenLoopBudget, title: str, path: Path) -> None:
+    """Write the picture: latency against rate, the budget, the highest rate that meets it where it was searched for."""
     figure, axes = plt.subplots(figsize=(9, 5.5), layout="constrained")
     ordered = sorted(probes, key=lambda one: one.rate_per_s)
     rates = [one.rate_per_s for one in ordered]
@@ -114,10 +119,10 @@ def draw(probes: Sequence[Probe], highest_per_s: float, budget: OpenLoopBudget, 
             f"{one.error_share:.0%} errors", (one.rate_per_s, 1), xycoords=("data", "axes fraction"), fontsize=7
         )
     axes.axhline(budget.p99_ms, color="black", linestyle="--", label=f"budget: p99 {budget.p99_ms:g} ms")
-    axes.axvline(
-        highest_per_s, color="black", linestyle=":", label=f"highest rate that meets it: {highest_per_s:.1f}/s"
-    )
-    axes.axvline(USUAL_LOAD * highest_per_s, color="grey", linestyle=":", label=f"{USUAL_LOAD:.0%} of it")
+    if highest_per_s is not None:
+        told = f"highest rate that meets it: {highest_per_s:.1f}/s"
+        axes.axvline(highest_per_s, color="black", linestyle=":", label=told)
+        axes.axvline(USUAL_LOAD * highest_per_s, color="grey", linestyle=":", label=f"{USUAL_LOAD:.0%} of it")
     axes.plot([], [], "_", color="tab:blue", label="each request")
     axes.set(xlabel="requests offered per second (Poisson)", ylabel="ms from the scheduled send", yscale="log")
     axes.yaxis.set_major_formatter("{x:g}")
@@ -150,8 +155,9 @@ def run(options: argparse.Namespace) -> int:
         server_under_test(options.host, options.items) as (base_url, _),
         asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
     ):
-        *searched, usual = runner.run(search_rates(base_url, photos, budget, options))
-    highest_per_s = max(one.rate_per_s for one in searched if one.meets(budget))
+        probes = runner.run(search_rates(base_url, photos, budget, options))
+    usual = None if options.rates else probes[-1]
+    highest_per_s = max(one.rate_per_s for one in probes[:-1] if one.meets(budget)) if usual else None
     about = {
         "hardware": hardware and hardware.model_dump(),
         "endpoint": options.endpoint,
@@ -160,15 +166,17 @@ def run(options: argparse.Namespace) -> int:
         "seed": options.seed,
         "budget": budget.model_dump(),
         "highest_rate_per_s": highest_per_s,
-        "p99_ms_at_usual_load": usual.figures_ms["p99_ms"],
+        "p99_ms_at_usual_load": usual and usual.figures_ms["p99_ms"],
     }
     out = new_run_dir(options.out, options.endpoint)
-    probes = [asdict(one) | one.figures_ms | {"error_share": one.error_share} for one in [*searched, usual]]
-    (out / "open_loop.json").write_text(json.dumps(about | {"probes": probes}) + "\n")
-    draw([*searched, usual], highest_per_s, budget, title, out / "open_loop.png")
-    print(f"\nhighest rate that meets the budget: {highest_per_s:.2f}/s, to {options.precision:.0%}")
-    print(f"p99 at {USUAL_LOAD:.0%} of it: {usual.figures_ms['p99_ms']:.0f} ms\n{out}/open_loop.png, open_loop.json")
-    if not usual.meets(budget):
+    kept = [asdict(one) | one.figures_ms | {"error_share": one.error_share} for one in probes]
+    (out / "open_loop.json").write_text(json.dumps(about | {"probes": kept}) + "\n")
+    draw(probes, highest_per_s, budget, title, out / "open_loop.png")
+    if usual:
+        print(f"\nhighest rate that meets the budget: {highest_per_s:.2f}/s, to {options.precision:.0%}")
+        print(f"p99 at {USUAL_LOAD:.0%} of it: {usual.figures_ms['p99_ms']:.0f} ms")
+    print(f"{out}/open_loop.png, open_loop.json")
+    if usual and not usual.meets(budget):
         raise LookalikeError(f"{USUAL_LOAD:.0%} of the rate misses what the rate met: other work disturbed this run")
     return 0
 
@@ -194,6 +202,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--kinds", nargs="+", default=[], help="only photos of these kinds")
     parser.add_argument("--p99-ms", type=positive, help="the budget; this machine's of budgets.yaml when left out")
     parser.add_argument("--start", type=positive, default=4, help="the first rate; it is doubled or halved from there")
+    parser.add_argument("--rates", nargs="+", type=positive, default=[], help="offer these, and search for no highest")
     parser.add_argument("--samples", type=positive_count, default=400, help="of a probe, at least")
     parser.add_argument("--seconds", type=positive, default=30, help="of a probe, at least")
     parser.add_argument(

@@ -110,6 +110,20 @@ def test_the_open_loop_finds_a_rate_and_leaves_a_picture_and_raw_samples(
     assert report["p99_ms_at_usual_load"] == pytest.approx(np.percentile(latencies, 99))
 
 
+def test_the_open_loop_offers_the_rates_that_are_named(
+    server: ServerProcess, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--host", server.base_url, "--photos", str(photos), "--out", str(tmp_path), "--p99-ms", "1"]
+    short = ["--samples", "10", "--seconds", "1", "--warm-up-s", "0.5", "--warm-up-requests", "2"]
+    assert open_loop.main([*arguments, *short, "--rates", "8", "4"]) == 0
+    (out,) = tmp_path.iterdir()
+    assert (out / "open_loop.png").read_bytes().startswith(b"\x89PNG")
+    report: dict[str, Any] = json.loads((out / "open_loop.json").read_text())
+    assert [probe["rate_per_s"] for probe in report["probes"]] == [8, 4]
+    assert (report["highest_rate_per_s"], report["p99_ms_at_usual_load"]) == (None, None)
+    assert "highest rate" not in capsys.readouterr().out
+
+
 def test_the_parts_of_a_search_are_held_against_the_clock_outside(server: ServerProcess, photos: Path) -> None:
     sample = {0.3: [(photos / "photo.jpg").read_bytes()] * SCENES}
     with closing(connect(server)) as client:

@@ -65,6 +65,8 @@ class Items:
         self._table = table.combine_chunks()
         self.attributes = [name.removeprefix(_ATTRIBUTE) for name in table.column_names if name.startswith(_ATTRIBUTE)]
         self._codes: dict[str, tuple[dict[str, int], NDArray[np.int32]]] = {}
+        # At its first conversion pyarrow imports pandas, where that is installed: seconds, and not within a search.
+        pa.array([0])
 
     @classmethod
     def open(cls, path: Path) -> "Items":
