@@ -95,13 +95,15 @@ def test_a_server_that_is_not_there_and_a_host_that_is_none_are_told_in_a_line(
 def test_the_open_loop_finds_a_rate_and_leaves_a_picture_and_raw_samples(
     server: ServerProcess, photos: Path, tmp_path: Path
 ) -> None:
-    arguments = ["--host", server.base_url, "--photos", str(photos), "--out", str(tmp_path), "--p99-ms", "500"]
+    # The budget is far above what other work on the machine adds.
+    arguments = ["--host", server.base_url, "--photos", str(photos), "--out", str(tmp_path), "--p99-ms", "2000"]
     short = ["--samples", "30", "--seconds", "1", "--warm-up-s", "0.5", "--precision", "1", "--warm-up-requests", "10"]
     assert open_loop.main([*arguments, *short]) == 0
     (out,) = tmp_path.iterdir()
     assert (out / "open_loop.png").read_bytes().startswith(b"\x89PNG")
     report: dict[str, Any] = json.loads((out / "open_loop.json").read_text())
-    met = [probe["rate_per_s"] for probe in report["probes"][:-1] if probe["p99_ms"] <= 500]
+    searched = [probe for probe in report["probes"][:-1] if not probe["error_share"]]
+    met = [probe["rate_per_s"] for probe in searched if probe["p99_ms"] <= 2000]
     assert report["highest_rate_per_s"] == pytest.approx(max(met))
     usual = report["probes"][-1]
     assert usual["rate_per_s"] == pytest.approx(0.7 * max(met))
