@@ -262,7 +262,7 @@ def start_network(config: TrainingConfig, labels: dict[str, list[str]], download
     network = MetadataNetwork(
         settings.preprocess, {k: len(v) for k, v in labels.items()}, settings.dropout, settings.backbone
     )
-    load_weights(network.backbone, file)
+    load_weights(network.backbone, file, settings.backbone)
     return network
 
 

@@ -37,16 +37,16 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         raise SetupError(f"{path} cannot be read as weights: {error}") from error
 
 
-def load_weights(module: Module, path: Path) -> Module:
-    """Return `module` with the tensors of a safetensors file; as `with_weights`.
+def load_weights(module: Module, path: Path, what: str) -> Module:
+    """Return `module`, which an error calls `what`, with the tensors of a safetensors file; as `with_weights`.
 
     Raises:
         SetupError: when the file is missing or damaged, or holds the weights of something else.
     """
     try:
-        return with_weights(module, read_weights(path))
-    except RuntimeError as error:
-        raise SetupError(f"{path} does not fit: {error}") from error
+        return with_weights(module, load_file(path))
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise SetupError(f"{path} is no {what}: {error}") from error
 
 
 def with_weights(module: Module, weights: Mapping[str, Tensor]) -> Module:

@@ -81,7 +81,7 @@ def _on_mobilenet_v2(
     )
     if start.source is not None:
         path = fetch_pretrained("mobilenet_v2", "mobilenet_v2", start.source, start.weights_sha256, downloads_dir)
-        load_weights(backbone.body, path)
+        load_weights(backbone.body, path, "mobilenet_v2")
     anchors = AnchorGenerator(_ANCHORS_PX, _ASPECT_RATIOS)
     return FasterRCNN(backbone, _BACKGROUND_AND_SUBJECT, rpn_anchor_generator=anchors, **settings)
 
@@ -93,7 +93,7 @@ def trained_faster_rcnn(weights: Path, config: DetectorConfig) -> FasterRCNN:
         SetupError: when the file is missing, or does not fit.
     """
     nothing = config.model_copy(update={"start": StartWeights(hub=False)})
-    return load_weights(faster_rcnn(nothing, Path()), weights)
+    return load_weights(faster_rcnn(nothing, Path()), weights, config.network)
 
 
 class FasterRcnnCandidates(nn.Module):

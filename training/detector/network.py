@@ -85,7 +85,7 @@ def start_network(config: DetectorConfig, downloads_dir: Path, batches: Iterable
     path = coco_weights(config.start, downloads_dir)
     if path is None:
         return PicoDet(classes=len(LABELS))
-    return subject_network(load_weights(PicoDet(), path), batches)
+    return subject_network(load_weights(PicoDet(), path, "detector of COCO's classes"), batches)
 
 
 def earlier_network(weights: Path) -> PicoDet:
@@ -94,7 +94,7 @@ def earlier_network(weights: Path) -> PicoDet:
     Raises:
         SetupError: when the file is missing, or does not fit.
     """
-    return load_weights(PicoDet(classes=len(LABELS)), weights)
+    return load_weights(PicoDet(classes=len(LABELS)), weights, "subject detector")
 
 
 def frozen_parts(network: PicoDet, stages: int) -> list[nn.Module]:

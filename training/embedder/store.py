@@ -62,7 +62,7 @@ def read_embedder(folder: Path) -> TailedEmbedder:
     except (OSError, ValueError, KeyError) as error:
         raise SetupError(f"{folder} holds no trained embedder: {error}") from error
     network = create_network(NetworkSettings.model_validate({**stored, "weights": "random"}), folder)
-    return load_weights(network, folder / WEIGHTS_FILE).eval()
+    return load_weights(network, folder / WEIGHTS_FILE, f"embedder of {DESCRIPTION_FILE}").eval()
 
 
 def architecture_name(settings: NetworkSettings) -> str:
