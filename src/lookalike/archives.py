@@ -12,6 +12,9 @@ import zipfile
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, Field, ValidationError
 
 from lookalike.errors import SetupError
 from lookalike.model_store import MODEL_FILE, BuiltModel, ModelEntry, load_entries, read_built_model
@@ -86,6 +89,30 @@ def unpack_archive(archive: Path, into: Path) -> Path:
     except (OSError, zipfile.BadZipFile) as error:
         raise SetupError(f"{archive} cannot be unpacked: {error}") from error
     return into
+
+
+def archived_version(archive: Path) -> str:
+    """Return the version under which TorchServe serves an archive's model.
+
+    Raises:
+        SetupError: when it is missing or no archive.
+    """
+    try:
+        with zipfile.ZipFile(archive) as packed:
+            manifest = packed.read("MAR-INF/MANIFEST.json")
+        return _Manifest.model_validate_json(manifest).model.modelVersion
+    except FileNotFoundError as error:
+        raise SetupError(f"there is no {archive}", allowed="make archives") from error
+    except (OSError, KeyError, zipfile.BadZipFile, ValidationError) as error:
+        raise SetupError(f"{archive} is no model archive: {error}") from error
+
+
+class _Model(BaseModel):  # as the archiver writes it
+    modelVersion: Annotated[str, Field(pattern=r"^[\w.-]+$")]
+
+
+class _Manifest(BaseModel):
+    model: _Model
 
 
 def exported_tasks(models: Path, listed: Collection[str]) -> dict[str, BuiltModel]:

@@ -72,6 +72,7 @@ class RouterSettings(Settings):
     # `http`: each model behind its own server, so that they scale apart; `in_process`: no hops, on one machine's cores.
     models: Literal["http", "in_process"] = "http"
     archives_dir: Path = Path("var/archives")  # where `in_process` finds the models
+    model_threads: Annotated[int, Field(ge=0)] = 0  # of one forward pass `in_process`; 0: as ModelSettings says
     detector_url: str = "http://127.0.0.1:8080/predictions/detector"
     embedder_url: str = "http://127.0.0.1:8080/predictions/embedder"
     metadata_url: str = "http://127.0.0.1:8080/predictions/metadata_creator"

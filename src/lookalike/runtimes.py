@@ -15,6 +15,9 @@ from lookalike.model_store import ONNX_FILE, TORCH_FILE, verified_file
 
 Runtime = Literal["onnx", "openvino", "torch"]
 
+# Made by the drivers of NVIDIA (also on Jetson, under WSL) and AMD. A container sees those of the GPUs given to it.
+_GPU_DRIVERS = tuple(map(Path, ("/dev/nvidiactl", "/dev/nvmap", "/dev/dxg", "/dev/kfd")))
+
 _PACKAGES: dict[Runtime, str] = {"onnx": "onnxruntime", "openvino": "openvino", "torch": "torch"}
 
 
@@ -165,8 +168,14 @@ class TorchSession:
             return {name: output.cpu().numpy() for name, output in outputs.items()}
 
 
+def gpu_is_there() -> bool:
+    """Tell whether this machine has a GPU's driver; whether torch can use it is another question."""
+    return any(driver.exists() for driver in _GPU_DRIVERS)
+
+
 def _cuda_is_available() -> bool:
-    if not is_installed("torch"):
+    # Importing torch only to hear that there is none takes seconds and 400 MB.
+    if not gpu_is_there() or not is_installed("torch"):
         return False
     import torch
 

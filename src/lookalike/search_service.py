@@ -62,7 +62,9 @@ class SearchService:
 
     async def _connect(self) -> ModelClient:
         if self._settings.models == "in_process":
-            return LocalModelClient.of_archives(self._settings, ModelSettings.load(), self._executor)
+            networks = ModelSettings.load()
+            networks.threads = self._settings.model_threads or networks.threads
+            return LocalModelClient.of_archives(self._settings, networks, self._executor)
         return HttpModelClient(self._settings)
 
     def close(self) -> None:

@@ -156,8 +156,8 @@ def become_server(models: Mapping[str, Path], files: ServerFiles, settings: Serv
         SetupError: when Java or torchserve is missing, a port is taken, or temporary files cannot be executed.
     """
     addresses = _addresses(files, settings)
-    command = java_command(models, addresses, files, settings.heap_mb)
-    os.execvpe(command[0], command, server_environment(addresses, files, settings.threads))
+    command = java_command(models, addresses, files, settings)
+    os.execvpe(command[0], command, server_environment(addresses, files, settings))
 
 
 def _launch(models: Mapping[str, Path], files: ServerFiles, settings: ServerSettings) -> tuple[ServerProcess, int]:
@@ -203,7 +203,7 @@ def _require_executable(temporary: Path) -> None:
 def _spawn(
     models: Mapping[str, Path], addresses: Addresses, files: ServerFiles, settings: ServerSettings
 ) -> ServerProcess:
-    command = java_command(models, addresses, files, settings.heap_mb)
+    command = java_command(models, addresses, files, settings)
     # In the background the rolling file is the log; stdout keeps what the JVM itself prints.
     command.insert(1, "-Dlookalike.console=off")
     with (files.logs / "server.out").open("wb") as output:
@@ -213,7 +213,7 @@ def _spawn(
             stdout=output,
             stderr=subprocess.STDOUT,
             cwd=addresses.run_dir,
-            env=server_environment(addresses, files, settings.threads),
+            env=server_environment(addresses, files, settings),
             start_new_session=True,  # Ctrl-C in the terminal is not meant for it
         )
     identity = ProcessId.of(child.pid) or ProcessId(child.pid, -1)

@@ -1,5 +1,7 @@
 """Where a TorchServe process listens, what it reads and the command line that starts it."""
 
+import json
+import math
 import os
 import shlex
 import shutil
@@ -15,12 +17,17 @@ from typing import Annotated
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
+from lookalike.archives import archived_version
 from lookalike.config import Settings
 from lookalike.errors import SetupError
+from lookalike.runtimes import available_cores, gpu_is_there
 
 INDEX_DIR = "LOOKALIKE_ROUTER_INDEX_DIR"
+WAY_TO_MODELS = "LOOKALIKE_ROUTER_MODELS"
 _MODEL_URLS = tuple(f"LOOKALIKE_ROUTER_{model}_URL" for model in ("DETECTOR", "EMBEDDER", "METADATA"))
-_GPU = Path("/dev/nvidia0")
+_ROUTER = "search"
+_MOST_WORKERS = 4  # each holds the models; more cores than that serve a forward pass together
+_WAITING_SEARCHES = 8  # under way in a router's worker while models elsewhere compute
 Port = Annotated[int, Field(ge=0, le=65535)]
 
 
@@ -36,6 +43,7 @@ class ServerSettings(Settings):
     threads: Annotated[int, Field(ge=0)] = 0  # of a worker's OpenMP and BLAS; 0: one a core
     ready_s: Annotated[float, Field(gt=0)] = 120
     models: str = ""  # names parted by commas: a pod's role; empty: all
+    router_workers: Annotated[int, Field(ge=0)] = 0  # 0: one a core where they hold the models (4 at most), else one
     archives_dir: Path | None = None  # a folder of finished archives (.mar); none: packed from the checkout
     state_dir: Path | None = None  # log and pid file; none: the checkout's var/
 
@@ -188,14 +196,19 @@ def render_config(template: str, addresses: Addresses, files: ServerFiles) -> st
     return "".join(f"{key}={value}\n" for key, value in (properties | chosen).items())
 
 
-def java_command(models: Mapping[str, Path], addresses: Addresses, files: ServerFiles, heap_mb: int) -> list[str]:
+def java_command(
+    models: Mapping[str, Path], addresses: Addresses, files: ServerFiles, settings: ServerSettings
+) -> list[str]:
     """Write the server's private files and return its command line: the JVM itself, without TorchServe's launcher.
 
     Raises:
-        SetupError: when Java or torchserve is not installed.
+        SetupError: when Java or torchserve is not installed, or the router's archive is missing or damaged.
     """
     config, python = addresses.run_dir / "config.properties", addresses.run_dir / "python"
-    config.write_text(render_config(files.config.read_text(), addresses, files))
+    text = render_config(files.config.read_text(), addresses, files)
+    if _ROUTER in models:
+        text += f"models={_router_entry(models[_ROUTER], settings)}\n"
+    config.write_text(text)
     python.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m lookalike.worker "$@"\n')
     python.chmod(0o700)
     home = _torchserve_home()
@@ -204,8 +217,8 @@ def java_command(models: Mapping[str, Path], addresses: Addresses, files: Server
         # One collector thread, and a young generation that holds the bodies of many requests between two collections.
         "-Xms256m",
         "-Xmn160m",
-        f"-Xmx{heap_mb}m",
-        f"-XX:MaxDirectMemorySize={heap_mb}m",
+        f"-Xmx{settings.heap_mb}m",
+        f"-XX:MaxDirectMemorySize={settings.heap_mb}m",
         "-XX:+UseSerialGC",
         # A JVM that lost a thread to this answers no more, but looks alive.
         "-XX:+ExitOnOutOfMemoryError",
@@ -220,14 +233,31 @@ def java_command(models: Mapping[str, Path], addresses: Addresses, files: Server
     ]
 
 
-def server_environment(addresses: Addresses, files: ServerFiles, threads: int) -> dict[str, str]:
+def _router_entry(archive: Path, settings: ServerSettings) -> str:
+    """Return what TorchServe is told of the router's workers, and would take from model-config.yaml had it said so."""
+    workers = router_workers(settings)
+    # What a worker computes itself gains nothing from company, and a batch is answered when its last search is.
+    batch = 1 if way_to_models() == "in_process" else _WAITING_SEARCHES
+    told = {"minWorkers": workers, "maxWorkers": workers, "batchSize": batch}
+    return json.dumps({_ROUTER: {archived_version(archive): told}})
+
+
+def router_workers(settings: ServerSettings) -> int:
+    """Return the number of the router's worker processes."""
+    if settings.router_workers:
+        return settings.router_workers
+    return min(available_cores(), _MOST_WORKERS) if way_to_models() == "in_process" else 1
+
+
+def server_environment(addresses: Addresses, files: ServerFiles, settings: ServerSettings) -> dict[str, str]:
     """Return the environment of the server and its workers; what the caller's environment sets, wins."""
-    cores = str(threads or os.cpu_count() or 1)
+    cores = str(settings.threads or available_cores())
     predictions = f"{addresses.base_url}/predictions"
     defaults = {
         "LOG_LOCATION": str(files.logs),
         "METRICS_LOCATION": str(files.logs),
-        "LOOKALIKE_ROUTER_MODELS": _way_to_models(),
+        WAY_TO_MODELS: way_to_models(),
+        "LOOKALIKE_ROUTER_MODEL_THREADS": str(math.ceil(available_cores() / router_workers(settings))),
         "LOOKALIKE_ROUTER_ARCHIVES_DIR": str(files.archives),
         "LOOKALIKE_ROUTER_DETECTOR_URL": f"{predictions}/detector",
         "LOOKALIKE_ROUTER_EMBEDDER_URL": f"{predictions}/embedder",
@@ -245,10 +275,10 @@ def server_environment(addresses: Addresses, files: ServerFiles, threads: int) -
     return defaults | os.environ | {INDEX_DIR: str(files.index_dir.resolve())}
 
 
-def _way_to_models() -> str:
+def way_to_models() -> str:
     """Return `in_process` where a hop to a model costs more than it gains: one machine's cores (docs/adr/0007)."""
-    apart = _GPU.exists() or any(url in os.environ for url in _MODEL_URLS)
-    return "http" if apart else "in_process"
+    apart = gpu_is_there() or any(url in os.environ for url in _MODEL_URLS)
+    return os.environ.get(WAY_TO_MODELS) or ("http" if apart else "in_process")
 
 
 def _java() -> str:

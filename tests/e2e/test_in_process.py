@@ -8,6 +8,8 @@ import httpx
 import pytest
 
 from lookalike.archives import ArchiveSources, build_archives
+from lookalike.process_table import server_processes
+from lookalike.runtimes import available_cores, gpu_is_there
 from lookalike.schemas import SearchResponse
 from lookalike.server import ServerProcess, start_server
 from lookalike.server_config import ServerFiles, ServerSettings
@@ -52,3 +54,23 @@ def test_a_bad_image_is_refused_the_same_way(server, alone):
     replies = [httpx.post(f"{s.base_url}/predictions/search", content=b"no image", timeout=30) for s in (server, alone)]
     first, second = ((r.status_code, r.json()["error"]["code"]) for r in replies)
     assert first == second == (415, "unsupported_image")
+
+
+def told_of_router(server: ServerProcess) -> dict[str, object]:
+    with httpx.Client(transport=httpx.HTTPTransport(uds=str(server.management_socket))) as management:
+        (told,) = management.get("http://management/models/search").json()
+    return {key: told[key] for key in ("minWorkers", "maxWorkers", "batchSize", "maxBatchDelay", "responseTimeout")}
+
+
+def test_its_workers_take_one_search_each_and_a_router_that_waits_for_models_many(server, alone):
+    workers = min(available_cores(), 4)
+    common = {"maxBatchDelay": 1, "responseTimeout": 30}
+    assert told_of_router(alone) == {"minWorkers": workers, "maxWorkers": workers, "batchSize": 1, **common}
+    assert told_of_router(server) == {"minWorkers": 1, "maxWorkers": 1, "batchSize": 8, **common}
+    assert "Invalid model config" not in alone.log_file.read_text()
+
+
+@pytest.mark.skipif(gpu_is_there(), reason="torch is asked for a GPU")
+def test_without_a_gpu_its_workers_hold_no_torch(alone):
+    workers = [process.pid for process in server_processes(alone.run_dir) if process != alone.identity]
+    assert [pid for pid in workers if "libtorch" in Path(f"/proc/{pid}/maps").read_text()] == []

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lookalike.archives import ArchiveSources, build_archives, unpack_archive
+from lookalike.archives import ArchiveSources, archived_version, build_archives, unpack_archive
 from lookalike.errors import SetupError
 
 
@@ -107,3 +107,21 @@ def test_an_archive_that_cannot_be_unpacked_is_named(tmp_path: Path) -> None:
     (tmp_path / "cut.mar").write_bytes(b"PK\x03\x04cut")
     with pytest.raises(SetupError, match=r"cut\.mar cannot be unpacked"):
         unpack_archive(tmp_path / "cut.mar", tmp_path / "out")
+
+
+def test_the_version_of_an_archive_is_that_of_models_yaml(sources, tmp_path):
+    archives = build_archives(sources, tmp_path / "out")
+    assert {name: archived_version(path) for name, path in archives.items()} == {"embedder": "1.0", "search": "2.1"}
+
+
+@pytest.mark.parametrize("manifest", [None, "{}", "[", '{"model": {"modelVersion": "1 0"}}'])
+def test_the_version_of_what_is_no_archive_is_refused(tmp_path, manifest):
+    path = tmp_path / "search.mar"
+    with pytest.raises(SetupError, match=r"there is no .*search\.mar"):
+        archived_version(path)
+    path.write_bytes(b"PK")
+    if manifest is not None:
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("MAR-INF/MANIFEST.json", manifest)
+    with pytest.raises(SetupError, match=r"search\.mar is no model archive"):
+        archived_version(path)

@@ -10,6 +10,7 @@ import pytest
 from lookalike.config import IndexSettings
 from lookalike.errors import IndexDamaged, IndexMismatch, IndexUnavailable
 from lookalike.index.edits import IndexEditor
+from lookalike.index.followed import until_next
 from lookalike.index.layout import IndexLayout
 from lookalike.index.live import LiveIndex
 from lookalike.index.writer import IndexWriter
@@ -234,3 +235,10 @@ def test_the_version_in_use_survives_the_loss_of_current(tmp_path: Path) -> None
         live.refresh()
         assert live.current().info.version == version
         assert isinstance(live.problem, IndexUnavailable)
+
+
+@pytest.mark.parametrize(
+    ("poll_s", "now_s", "wait_s"), [(1.0, 1764000000.25, 0.75), (0.2, 5.0625, 0.1375), (10.0, 40.0, 10.0)]
+)
+def test_all_processes_look_at_the_same_moments(poll_s, now_s, wait_s):
+    assert until_next(poll_s, now_s) == pytest.approx(wait_s)

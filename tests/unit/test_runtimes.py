@@ -1,5 +1,6 @@
 """Which runtime and device are chosen, and how a choice that cannot be met is refused."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -64,3 +65,15 @@ def test_at_least_one_core_is_available() -> None:
 def test_a_folder_without_a_model_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(SetupError, match=r"model\.json"):
         load_session(tmp_path, ModelSettings(device="cpu"))
+
+
+def test_where_no_gpu_is_torch_is_not_even_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runtimes, "_GPU_DRIVERS", (Path("/dev/no-such-driver"),))
+    monkeypatch.setitem(sys.modules, "torch", None)  # an import of it would fail
+    assert choose_device(ModelSettings()) == "cpu"
+
+
+def test_where_a_gpu_is_torch_decides(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runtimes, "_GPU_DRIVERS", (Path("/dev/null"),))
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert choose_device(ModelSettings()) == "cuda"

@@ -95,9 +95,18 @@ def test_a_model_config_holds_only_keys_that_are_read(name):
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_a_model_config_names_its_workers_and_does_not_wait_for_a_batch(name):
+def test_a_model_config_does_not_wait_for_a_batch(name):
+    assert model_config(name)["maxBatchDelay"] == 1
+
+
+@pytest.mark.parametrize("name", [name for name in MODELS if name != "search"])
+def test_a_model_config_names_its_workers(name):
     config = model_config(name)
-    assert (config["minWorkers"], config["maxWorkers"], config["maxBatchDelay"]) == (1, 1, 1)
+    assert (config["minWorkers"], config["maxWorkers"]) == (1, 1)
+
+
+def test_the_routers_workers_are_left_to_the_start_as_an_archive_would_win():
+    assert {"minWorkers", "maxWorkers", "batchSize"} & model_config("search").keys() == set()
 
 
 @pytest.mark.parametrize("name", ["detector", "embedder", "metadata_creator"])
@@ -205,10 +214,19 @@ def test_chosen_ports_differ_and_fixed_ones_are_kept(tmp_path):
     assert chosen.metrics_port == 9123
 
 
-def test_the_command_starts_the_jvm_itself_with_models_by_name(files, addresses):
-    command = java_command({"search": files.archives / "search.mar"}, addresses, files, heap_mb=200)
+@pytest.fixture
+def router(files):
+    """The router's archive, of version 3."""
+    files.archives.mkdir()
+    with zipfile.ZipFile(files.archives / "search.mar", "w") as archive:
+        archive.writestr("MAR-INF/MANIFEST.json", json.dumps({"model": {"modelName": "search", "modelVersion": "3"}}))
+    return {"search": files.archives / "search.mar"}
+
+
+def test_the_command_starts_the_jvm_itself_with_models_by_name(files, addresses, router):
+    command = java_command(router, addresses, files, ServerSettings(heap_mb=256))
     assert command[0].endswith("java")
-    assert "-Xmx200m" in command
+    assert "-Xmx256m" in command
     assert command[-1] == "search=search.mar"
     assert "org.pytorch.serve.ModelServer" in command
 
@@ -255,31 +273,63 @@ def test_workers_find_the_models_and_the_index_of_their_own_server(files, addres
     monkeypatch.delenv("LOOKALIKE_ROUTER_DETECTOR_URL", raising=False)
     monkeypatch.setenv("LOOKALIKE_ROUTER_INDEX_DIR", "another/index")
     files = dataclasses.replace(files, index_dir=Path("some/index"))
-    environment = server_environment(addresses, files, threads=3)
+    environment = server_environment(addresses, files, ServerSettings(threads=3))
     assert environment["LOOKALIKE_ROUTER_DETECTOR_URL"] == f"{addresses.base_url}/predictions/detector"
     assert environment["LOOKALIKE_ROUTER_INDEX_DIR"] == str(Path("some/index").resolve())
     assert environment["OMP_NUM_THREADS"] == "3"
 
 
+@pytest.mark.parametrize(
+    ("way", "cores", "asked", "workers", "batch", "threads"),
+    [
+        ("in_process", 1, 0, 1, 1, 1),
+        ("in_process", 2, 0, 2, 1, 1),
+        ("in_process", 6, 0, 4, 1, 2),
+        ("in_process", 64, 0, 4, 1, 16),
+        ("in_process", 6, 3, 3, 1, 2),
+        ("http", 6, 0, 1, 8, 6),
+        ("http", 6, 2, 2, 8, 3),
+    ],
+)
+def test_a_router_with_the_models_has_workers_of_one_search_each_and_one_without_waits_for_many(
+    files, addresses, router, monkeypatch, way, cores, asked, workers, batch, threads
+):
+    monkeypatch.setenv("LOOKALIKE_ROUTER_MODELS", way)
+    monkeypatch.delenv("LOOKALIKE_ROUTER_MODEL_THREADS", raising=False)
+    monkeypatch.setattr(server_config, "available_cores", lambda: cores)
+    settings = ServerSettings(router_workers=asked)
+    java_command(router, addresses, files, settings)
+    told = json.loads(read_properties((addresses.run_dir / "config.properties").read_text())["models"])
+    assert told == {"search": {"3": {"minWorkers": workers, "maxWorkers": workers, "batchSize": batch}}}
+    assert server_environment(addresses, files, settings)["LOOKALIKE_ROUTER_MODEL_THREADS"] == str(threads)
+
+
+def test_a_server_without_the_router_is_told_nothing_of_it(files, addresses):
+    java_command({"detector": files.archives / "detector.mar"}, addresses, files, ServerSettings())
+    assert "models" not in read_properties((addresses.run_dir / "config.properties").read_text())
+
+
 def test_what_the_operator_sets_in_the_environment_wins(files, addresses, monkeypatch):
     monkeypatch.setenv("LOOKALIKE_ROUTER_DETECTOR_URL", "http://detector/predictions/detector")
-    assert server_environment(addresses, files, 0)["LOOKALIKE_ROUTER_DETECTOR_URL"].startswith("http://detector/")
+    assert server_environment(addresses, files, ServerSettings())["LOOKALIKE_ROUTER_DETECTOR_URL"].startswith(
+        "http://detector/"
+    )
 
 
 def test_the_router_holds_the_models_unless_a_gpu_or_a_url_speaks_against_it(files, addresses, monkeypatch, tmp_path):
     def way() -> str:
-        return server_environment(addresses, files, 0)["LOOKALIKE_ROUTER_MODELS"]
+        return server_environment(addresses, files, ServerSettings())["LOOKALIKE_ROUTER_MODELS"]
 
     for name in [name for name in os.environ if name.startswith("LOOKALIKE_ROUTER_")]:
         monkeypatch.delenv(name)
-    monkeypatch.setattr(server_config, "_GPU", tmp_path / "none")
+    monkeypatch.setattr(server_config, "gpu_is_there", lambda: False)
     assert way() == "in_process"
-    monkeypatch.setattr(server_config, "_GPU", tmp_path)
+    monkeypatch.setattr(server_config, "gpu_is_there", lambda: True)
     assert way() == "http"
     monkeypatch.setenv("LOOKALIKE_ROUTER_MODELS", "in_process")
     assert way() == "in_process"
     monkeypatch.delenv("LOOKALIKE_ROUTER_MODELS")
-    monkeypatch.setattr(server_config, "_GPU", tmp_path / "none")
+    monkeypatch.setattr(server_config, "gpu_is_there", lambda: False)
     monkeypatch.setenv("LOOKALIKE_ROUTER_EMBEDDER_URL", "http://embedder/predictions/embedder")
     assert way() == "http"
 

@@ -7,6 +7,7 @@ from typing import Annotated
 from pydantic import BaseModel, Field, ValidationError
 
 from lookalike import __version__
+from lookalike.archives import archived_version
 from lookalike.delivery.store import Store
 from lookalike.delivery.transfer import fetch_file, send_file
 from lookalike.errors import SetupError, StoreDamaged, StoreMissing, StoreMoved, wrong_fields
@@ -148,24 +149,15 @@ def _object_name(name: str, entry: ArchiveEntry) -> str:
 
 
 def _entry(archive: Path) -> ArchiveEntry:
+    version = archived_version(archive)
     try:
         with zipfile.ZipFile(archive) as packed:
-            manifest = packed.read("MAR-INF/MANIFEST.json")
             model = packed.read(MODEL_FILE) if MODEL_FILE in packed.namelist() else None
-        version = _Manifest.model_validate_json(manifest).model.modelVersion
         fingerprint = None if model is None else BuiltModel.model_validate_json(model).fingerprint
-    except (OSError, KeyError, zipfile.BadZipFile, ValidationError) as error:
+    except (OSError, zipfile.BadZipFile, ValidationError) as error:
         raise SetupError(f"{archive} is no model archive: {error}") from error
     size = archive.stat().st_size
     return ArchiveEntry(sha256=sha256_of(archive), bytes=size, version=version, fingerprint=fingerprint)
-
-
-class _Model(BaseModel):  # as the archiver writes it
-    modelVersion: Annotated[str, Field(pattern=r"^[\w.-]+$")]
-
-
-class _Manifest(BaseModel):
-    model: _Model
 
 
 def _empty(folder: Path) -> None:

@@ -12,6 +12,7 @@ Best = tuple[NDArray[np.float32], NDArray[np.int64]]
 _QUERIES_AT_ONCE, _ROWS_AT_ONCE = 512, 65_536  # of the similarities that lie in memory: 134 MB
 _LONGEST_GROUP = 64
 _GROUPS_PER_K = 4
+_ROWS_SORTED = 16  # at once, so that their values stay in the cache between two passes
 
 
 def bulk_search(vectors: NDArray[np.float32], queries: NDArray[np.float32], k: int, threads: int) -> Best:
@@ -51,20 +52,27 @@ def _search_some(
 
 
 def best_columns(values: NDArray[np.float32], k: int) -> Best:
-    """Return the `k` biggest of each row of `values` `(n, columns)`, the biggest first, and their columns.
+    """Return the `k` biggest of each row of `values` `(n, columns)`, the biggest first, and their columns."""
+    parts = [_best_of_some(values[start : start + _ROWS_SORTED], k) for start in range(0, len(values), _ROWS_SORTED)]
+    return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
 
-    The columns are laid into groups. The `k`-th biggest of the groups' maxima is a floor that `k` values reach, so that
-    only the few above it are sorted: two quick passes over all.
+
+def _best_of_some(values: NDArray[np.float32], k: int) -> Best:
+    """Sort what is above a floor: two quick passes over all values, neither of which holds Python's lock.
+
+    The columns are laid into groups. The `k`-th biggest of the groups' maxima is a floor that at least `k` values reach.
     """
-    rows, columns = values.shape
+    count, columns = values.shape
     size = max(1, min(_LONGEST_GROUP, columns // (_GROUPS_PER_K * k)))
     groups = columns // size  # a group is every `groups`-th column
-    maxima = values[:, : size * groups].reshape(rows, size, groups).max(axis=1)
+    maxima = values[:, : size * groups].reshape(count, size, groups).max(axis=1)
     floors = np.partition(maxima, groups - k, axis=1)[:, groups - k]
-    best, found = np.empty((rows, k), dtype=np.float32), np.empty((rows, k), dtype=np.int64)
-    for row, floor in enumerate(floors):
-        above = np.flatnonzero(values[row] >= floor)
-        order = np.argsort(-values[row, above])[:k]
-        found[row] = above[order]
-        best[row] = values[row, found[row]]
-    return best, found
+    above = np.flatnonzero(values >= floors[:, None])
+    ends = np.searchsorted(above, np.arange(count + 1) * columns)
+    widths = np.diff(ends)
+    is_candidate = np.arange(widths.max()) < widths[:, None]
+    candidates = np.full(is_candidate.shape, np.inf, dtype=np.float32)
+    candidates[is_candidate] = -values.ravel()[above]
+    order = np.argsort(candidates, axis=1)[:, :k]
+    found = above[ends[:-1, None] + order] - np.arange(count)[:, None] * columns
+    return -np.take_along_axis(candidates, order, 1), found

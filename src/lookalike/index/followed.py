@@ -2,6 +2,7 @@
 
 import logging
 import threading
+import time
 from abc import ABC, abstractmethod
 from types import TracebackType
 from typing import Generic, Self, TypeVar
@@ -83,13 +84,16 @@ class FollowedIndex(ABC, Generic[I]):
         self.close()
 
     def _start(self, poll_s: float) -> None:
-        """Look at once, and then every `poll_s` in a thread; to be called when the object is ready for it."""
+        """Look at once, and then at each multiple of `poll_s` in a thread; to be called when the object is ready.
+
+        All processes look at the same moments, so that their answers change together when an index is published.
+        """
         self.refresh()
         self._thread = threading.Thread(target=self._follow, args=(poll_s,), name=f"live {self._named}", daemon=True)
         self._thread.start()
 
     def _follow(self, poll_s: float) -> None:
-        while not self._stopped.wait(poll_s):
+        while not self._stopped.wait(until_next(poll_s, time.time())):
             self.refresh()
 
     @abstractmethod
@@ -105,3 +109,8 @@ class FollowedIndex(ABC, Generic[I]):
         if self.problem is not None and (before is None or before.message != error.message):
             in_use = "none" if self._index is None else self._index.info.version
             log.error("%s refused (%s): %s; in use: %s", self._named, error.code, error.message, in_use)
+
+
+def until_next(poll_s: float, now_s: float) -> float:
+    """Return the seconds from `now_s` to the next multiple of `poll_s`."""
+    return poll_s - now_s % poll_s
