@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 # similarities (n, k) float32 and rows (n, k) int64
 Best = tuple[NDArray[np.float32], NDArray[np.int64]]
 
-_QUERIES_AT_ONCE, _ROWS_AT_ONCE = 512, 65_536  # of the similarities that lie in memory: 134 MB
+_QUERIES_AT_ONCE, _ROWS_AT_ONCE = 1024, 65_536  # of the similarities that lie in memory: 268 MB at most
 _LONGEST_GROUP = 64
 _GROUPS_PER_K = 4
 _ROWS_SORTED = 16  # at once, so that their values stay in the cache between two passes
@@ -20,7 +20,7 @@ def bulk_search(vectors: NDArray[np.float32], queries: NDArray[np.float32], k: i
 
     `threads` choose the best rows; the products take as many as NumPy's BLAS is given.
     """
-    buffer = np.empty(_QUERIES_AT_ONCE * min(_ROWS_AT_ONCE, len(vectors)), dtype=np.float32)
+    buffer = np.empty(min(_QUERIES_AT_ONCE, len(queries)) * min(_ROWS_AT_ONCE, len(vectors)), dtype=np.float32)
     with ThreadPoolExecutor(threads) as executor:
         parts = [
             _search_some(vectors, queries[start : start + _QUERIES_AT_ONCE], k, buffer, executor, threads)
@@ -60,7 +60,7 @@ def best_columns(values: NDArray[np.float32], k: int) -> Best:
 def _best_of_some(values: NDArray[np.float32], k: int) -> Best:
     """Sort what is above a floor: two quick passes over all values, neither of which holds Python's lock.
 
-    The columns are laid into groups. The `k`-th biggest of the groups' maxima is a floor that at least `k` values reach.
+    The columns are laid into groups. The `k`-th biggest of the groups' maxima is a floor that `k` values reach.
     """
     count, columns = values.shape
     size = max(1, min(_LONGEST_GROUP, columns // (_GROUPS_PER_K * k)))
