@@ -22,7 +22,7 @@ from benchmarks.command import exit_status, positive_count
 from benchmarks.hardware import this_hardware
 from benchmarks.peers.errors import AnswersDiffer, PeerFailed
 from benchmarks.peers.install import install, pinned_version, python_of
-from benchmarks.peers.measure import Plan, compare
+from benchmarks.peers.measure import WARM_UP, Plan, compare
 from benchmarks.peers.processes import adopt_orphans
 from benchmarks.peers.report import format_report
 from benchmarks.peers.systems import STACKS, Lookalike, Peer, System
@@ -68,6 +68,9 @@ def arguments_in(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--clients", nargs="+", type=positive_count, default=[1, 2, 4, 8])
     parser.add_argument("--searches", type=positive_count, default=100, help="at each number of clients in each round")
+    parser.add_argument(
+        "--warm-up", type=positive_count, default=WARM_UP, help="searches of a started system before the timed ones"
+    )
     parser.add_argument("--rounds", type=positive_count, default=3)
     parser.add_argument("--items", type=positive_count, default=ITEMS, help="of the index, made up")
     parser.add_argument("--seed", type=int, default=0, help="of the order in the rounds")
@@ -129,6 +132,7 @@ def compared(arguments: argparse.Namespace) -> str:
         arguments.seed,
         arguments.quiet_s,
         arguments.lock,
+        arguments.warm_up,
     )
     with tempfile.TemporaryDirectory() as temporary:
         index_dir = Path(temporary) / "index"

@@ -18,12 +18,13 @@ from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
 from lookalike.archives import archived_version
-from lookalike.config import Settings
+from lookalike.config import MilvusSettings, Settings
 from lookalike.errors import SetupError
 from lookalike.runtimes import available_cores, gpu_is_there
 
 INDEX_DIR = "LOOKALIKE_ROUTER_INDEX_DIR"
-WAY_TO_MODELS = "LOOKALIKE_ROUTER_MODELS"
+_INDEX_ENGINE = "LOOKALIKE_ROUTER_INDEX_ENGINE"
+_WAY_TO_MODELS = "LOOKALIKE_ROUTER_MODELS"
 _MODEL_URLS = tuple(f"LOOKALIKE_ROUTER_{model}_URL" for model in ("DETECTOR", "EMBEDDER", "METADATA"))
 _ROUTER = "search"
 _MOST_WORKERS = 4  # each holds the models; more cores than that serve a forward pass together
@@ -237,7 +238,7 @@ def _router_entry(archive: Path, settings: ServerSettings) -> str:
     """Return what TorchServe is told of the router's workers, and would take from model-config.yaml had it said so."""
     workers = router_workers(settings)
     # What a worker computes itself gains nothing from company, and a batch is answered when its last search is.
-    batch = 1 if way_to_models() == "in_process" else _WAITING_SEARCHES
+    batch = 1 if _way_to_models() == "in_process" else _WAITING_SEARCHES
     told = {"minWorkers": workers, "maxWorkers": workers, "batchSize": batch}
     return json.dumps({_ROUTER: {archived_version(archive): told}})
 
@@ -246,7 +247,20 @@ def router_workers(settings: ServerSettings) -> int:
     """Return the number of the router's worker processes."""
     if settings.router_workers:
         return settings.router_workers
-    return min(available_cores(), _MOST_WORKERS) if way_to_models() == "in_process" else 1
+    if _way_to_models() == "http" or _index_is_for_one_process():
+        return 1
+    return min(available_cores(), _MOST_WORKERS)
+
+
+def _router_threads(settings: ServerSettings) -> int:
+    """Return the threads of a forward pass in a router's worker: twice its share, as the others are not always busy."""
+    cores = available_cores()
+    return min(cores, 2 * math.ceil(cores / router_workers(settings)))
+
+
+def _index_is_for_one_process() -> bool:
+    """Tell whether the catalogue is a file of Milvus's, which the first worker to open it keeps for itself."""
+    return os.environ.get(_INDEX_ENGINE) == "milvus" and not MilvusSettings.load().is_server
 
 
 def server_environment(addresses: Addresses, files: ServerFiles, settings: ServerSettings) -> dict[str, str]:
@@ -256,8 +270,8 @@ def server_environment(addresses: Addresses, files: ServerFiles, settings: Serve
     defaults = {
         "LOG_LOCATION": str(files.logs),
         "METRICS_LOCATION": str(files.logs),
-        WAY_TO_MODELS: way_to_models(),
-        "LOOKALIKE_ROUTER_MODEL_THREADS": str(math.ceil(available_cores() / router_workers(settings))),
+        _WAY_TO_MODELS: _way_to_models(),
+        "LOOKALIKE_ROUTER_MODEL_THREADS": str(_router_threads(settings)),
         "LOOKALIKE_ROUTER_ARCHIVES_DIR": str(files.archives),
         "LOOKALIKE_ROUTER_DETECTOR_URL": f"{predictions}/detector",
         "LOOKALIKE_ROUTER_EMBEDDER_URL": f"{predictions}/embedder",
@@ -275,10 +289,10 @@ def server_environment(addresses: Addresses, files: ServerFiles, settings: Serve
     return defaults | os.environ | {INDEX_DIR: str(files.index_dir.resolve())}
 
 
-def way_to_models() -> str:
+def _way_to_models() -> str:
     """Return `in_process` where a hop to a model costs more than it gains: one machine's cores (docs/adr/0007)."""
     apart = gpu_is_there() or any(url in os.environ for url in _MODEL_URLS)
-    return os.environ.get(WAY_TO_MODELS) or ("http" if apart else "in_process")
+    return os.environ.get(_WAY_TO_MODELS) or ("http" if apart else "in_process")
 
 
 def _java() -> str:

@@ -26,6 +26,7 @@ from lookalike.server_config import (
     java_command,
     read_properties,
     render_config,
+    router_workers,
     server_environment,
 )
 
@@ -283,12 +284,12 @@ def test_workers_find_the_models_and_the_index_of_their_own_server(files, addres
     ("way", "cores", "asked", "workers", "batch", "threads"),
     [
         ("in_process", 1, 0, 1, 1, 1),
-        ("in_process", 2, 0, 2, 1, 1),
-        ("in_process", 6, 0, 4, 1, 2),
-        ("in_process", 64, 0, 4, 1, 16),
-        ("in_process", 6, 3, 3, 1, 2),
+        ("in_process", 2, 0, 2, 1, 2),
+        ("in_process", 6, 0, 4, 1, 4),
+        ("in_process", 64, 0, 4, 1, 32),
+        ("in_process", 6, 3, 3, 1, 4),
         ("http", 6, 0, 1, 8, 6),
-        ("http", 6, 2, 2, 8, 3),
+        ("http", 6, 2, 2, 8, 6),
     ],
 )
 def test_a_router_with_the_models_has_workers_of_one_search_each_and_one_without_waits_for_many(
@@ -302,6 +303,15 @@ def test_a_router_with_the_models_has_workers_of_one_search_each_and_one_without
     told = json.loads(read_properties((addresses.run_dir / "config.properties").read_text())["models"])
     assert told == {"search": {"3": {"minWorkers": workers, "maxWorkers": workers, "batchSize": batch}}}
     assert server_environment(addresses, files, settings)["LOOKALIKE_ROUTER_MODEL_THREADS"] == str(threads)
+
+
+@pytest.mark.parametrize(("uri", "workers"), [("catalogue.db", 1), ("http://milvus:19530", 2)])
+def test_a_milvus_file_is_left_to_one_worker(monkeypatch, uri, workers):
+    monkeypatch.setattr(server_config, "available_cores", lambda: 2)
+    monkeypatch.setenv("LOOKALIKE_ROUTER_MODELS", "in_process")
+    monkeypatch.setenv("LOOKALIKE_ROUTER_INDEX_ENGINE", "milvus")
+    monkeypatch.setenv("LOOKALIKE_MILVUS_URI", uri)
+    assert router_workers(ServerSettings()) == workers
 
 
 def test_a_server_without_the_router_is_told_nothing_of_it(files, addresses):
