@@ -28,7 +28,7 @@ from lookalike.index.choice import choose_index_kind
 Form = Literal["copies", "shards"]
 SIZES = (1_000_000, 10_000_000, 100_000_000, 1_000_000_000)
 HOURS_A_MONTH = 730
-_WORKER_CORES = 2  # a router worker's, as in docs/capacity.md; each holds the codes of its own
+_WORKER_CORES = 2  # of a router's worker that waits for model servers; each holds the codes of its own
 _LEAST = 2  # of each, so that one may be lost
 
 

@@ -18,6 +18,7 @@ Runtime = Literal["onnx", "openvino", "torch"]
 # Made by the drivers of NVIDIA (also on Jetson, under WSL) and AMD. A container sees those of the GPUs given to it.
 _GPU_DRIVERS = tuple(map(Path, ("/dev/nvidiactl", "/dev/nvmap", "/dev/dxg", "/dev/kfd")))
 
+_CGROUP = Path("/sys/fs/cgroup")
 _PACKAGES: dict[Runtime, str] = {"onnx": "onnxruntime", "openvino": "openvino", "torch": "torch"}
 
 
@@ -84,12 +85,21 @@ def is_installed(runtime: Runtime) -> bool:
 def available_cores() -> int:
     """Return the cores that this process may use: its affinity, and its container's CPU quota rounded up."""
     cores = len(os.sched_getaffinity(0))
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-    except (OSError, ValueError):
-        return cores
+    quota_us, period_us = _cpu_quota()
     # More threads than the quota allows would be throttled together, in the middle of a request.
-    return cores if quota == "max" else max(1, min(cores, -(-int(quota) // int(period))))
+    return max(1, min(cores, -(-quota_us // period_us))) if quota_us > 0 else cores
+
+
+def _cpu_quota() -> tuple[int, int]:
+    """Return the microseconds of CPU time that the container may use, and in which period; a quota of 0 is none."""
+    try:
+        told = (_CGROUP / "cpu.max").read_text().split()
+    except OSError:
+        try:  # version 1, where -1 is none
+            told = [(_CGROUP / f"cpu/cpu.cfs_{name}_us").read_text() for name in ("quota", "period")]
+        except OSError:
+            return 0, 1
+    return (0, 1) if told[0] == "max" else (int(told[0]), int(told[1]))
 
 
 class OnnxSession:

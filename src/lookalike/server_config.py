@@ -18,16 +18,16 @@ from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
 from lookalike.archives import archived_version
-from lookalike.config import MilvusSettings, Settings
+from lookalike.config import MilvusSettings, ModelSettings, Settings
 from lookalike.errors import SetupError
-from lookalike.runtimes import available_cores, gpu_is_there
+from lookalike.runtimes import available_cores, gpu_is_there, is_installed
 
 INDEX_DIR = "LOOKALIKE_ROUTER_INDEX_DIR"
 _INDEX_ENGINE = "LOOKALIKE_ROUTER_INDEX_ENGINE"
 _WAY_TO_MODELS = "LOOKALIKE_ROUTER_MODELS"
 _MODEL_URLS = tuple(f"LOOKALIKE_ROUTER_{model}_URL" for model in ("DETECTOR", "EMBEDDER", "METADATA"))
 _ROUTER = "search"
-_MOST_WORKERS = 4  # each holds the models; more cores than that serve a forward pass together
+_MOST_WORKERS = 8  # each holds the models; more cores than that serve a forward pass together
 _WAITING_SEARCHES = 8  # under way in a router's worker while models elsewhere compute
 Port = Annotated[int, Field(ge=0, le=65535)]
 
@@ -44,7 +44,7 @@ class ServerSettings(Settings):
     threads: Annotated[int, Field(ge=0)] = 0  # of a worker's OpenMP and BLAS; 0: one a core
     ready_s: Annotated[float, Field(gt=0)] = 120
     models: str = ""  # names parted by commas: a pod's role; empty: all
-    router_workers: Annotated[int, Field(ge=0)] = 0  # 0: one a core where they hold the models (4 at most), else one
+    router_workers: Annotated[int, Field(ge=0)] = 0  # 0: one a core where they hold the models (8 at most), else one
     archives_dir: Path | None = None  # a folder of finished archives (.mar); none: packed from the checkout
     state_dir: Path | None = None  # log and pid file; none: the checkout's var/
 
@@ -255,6 +255,8 @@ def router_workers(settings: ServerSettings) -> int:
 def _router_threads(settings: ServerSettings) -> int:
     """Return the threads of a forward pass in a router's worker: twice its share, as the others are not always busy."""
     cores = available_cores()
+    if threads := ModelSettings.load().threads:
+        return threads
     return min(cores, 2 * math.ceil(cores / router_workers(settings)))
 
 
@@ -291,7 +293,8 @@ def server_environment(addresses: Addresses, files: ServerFiles, settings: Serve
 
 def _way_to_models() -> str:
     """Return `in_process` where a hop to a model costs more than it gains: one machine's cores (docs/adr/0007)."""
-    apart = gpu_is_there() or any(url in os.environ for url in _MODEL_URLS)
+    on_gpu = gpu_is_there() and is_installed("torch") and ModelSettings.load().device != "cpu"
+    apart = on_gpu or any(url in os.environ for url in _MODEL_URLS)
     return os.environ.get(_WAY_TO_MODELS) or ("http" if apart else "in_process")
 
 

@@ -21,7 +21,7 @@ DEATHS_LIMIT = 3
 LAST_LINES = 25
 LONGEST_REASON = 200
 
-_DEATH = re.compile(r"Load model failed: (?P<model>[\w-]+), error: Worker died\.")
+_DEATH = re.compile(r'"thread":\s*"(?P<worker>[^"]*)".*Load model failed: (?P<model>[\w-]+), error: Worker died\.')
 
 
 class Watched(Protocol):
@@ -92,9 +92,9 @@ def _shortened(text: str) -> str:
 
 
 def dying_model(log_file: Path, log_start: int) -> str | None:
-    """Return the name of a model whose worker died `DEATHS_LIMIT` times since the log had `log_start` bytes."""
-    deaths = [match["model"] for match in _DEATH.finditer(_log_since(log_file, log_start))]
-    return next((model for model in deaths if deaths.count(model) >= DEATHS_LIMIT), None)
+    """Return the name of a model one of whose workers died `DEATHS_LIMIT` times since the log had `log_start` bytes."""
+    deaths = [(match["model"], match["worker"]) for match in _DEATH.finditer(_log_since(log_file, log_start))]
+    return next((death[0] for death in deaths if deaths.count(death) >= DEATHS_LIMIT), None)
 
 
 def last_lines(log_file: Path, log_start: int) -> str:

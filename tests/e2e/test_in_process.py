@@ -1,8 +1,12 @@
 """A router that holds the models itself: the same answers, and no model server beside it."""
 
 import dataclasses
-from collections.abc import Iterator
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -56,17 +60,23 @@ def test_a_bad_image_is_refused_the_same_way(server, alone):
     assert first == second == (415, "unsupported_image")
 
 
-def told_of_router(server: ServerProcess) -> dict[str, object]:
+def router_of(server: ServerProcess) -> dict[str, Any]:
+    """Return what TorchServe says of the router."""
     with httpx.Client(transport=httpx.HTTPTransport(uds=str(server.management_socket))) as management:
         (told,) = management.get("http://management/models/search").json()
+    return dict(told)
+
+
+def shape_of_router(server: ServerProcess) -> dict[str, object]:
+    told = router_of(server)
     return {key: told[key] for key in ("minWorkers", "maxWorkers", "batchSize", "maxBatchDelay", "responseTimeout")}
 
 
 def test_its_workers_take_one_search_each_and_a_router_that_waits_for_models_many(server, alone):
-    workers = min(available_cores(), 4)
+    workers = min(available_cores(), 8)
     common = {"maxBatchDelay": 1, "responseTimeout": 30}
-    assert told_of_router(alone) == {"minWorkers": workers, "maxWorkers": workers, "batchSize": 1, **common}
-    assert told_of_router(server) == {"minWorkers": 1, "maxWorkers": 1, "batchSize": 8, **common}
+    assert shape_of_router(alone) == {"minWorkers": workers, "maxWorkers": workers, "batchSize": 1, **common}
+    assert shape_of_router(server) == {"minWorkers": 1, "maxWorkers": 1, "batchSize": 8, **common}
     assert "Invalid model config" not in alone.log_file.read_text()
 
 
@@ -74,3 +84,22 @@ def test_its_workers_take_one_search_each_and_a_router_that_waits_for_models_man
 def test_without_a_gpu_its_workers_hold_no_torch(alone):
     workers = [process.pid for process in server_processes(alone.run_dir) if process != alone.identity]
     assert [pid for pid in workers if "libtorch" in Path(f"/proc/{pid}/maps").read_text()] == []
+
+
+def wait_until(true: Callable[[], bool], limit_s: float = 60) -> None:
+    end_s = time.monotonic() + limit_s
+    while not true():
+        assert time.monotonic() < end_s
+        time.sleep(0.1)
+
+
+def test_searches_go_on_while_a_killed_worker_is_started_again(alone):
+    def ready() -> set[int]:
+        return {worker["pid"] for worker in router_of(alone)["workers"] if worker["status"] == "READY"}
+
+    before = ready()
+    killed = min(before)
+    os.kill(killed, signal.SIGKILL)
+    wait_until(lambda: killed not in ready())
+    assert len(searched(alone, encoded(draw("ring", "red", seed=5))).hits) == 10
+    wait_until(lambda: len(ready() - {killed}) == len(before))

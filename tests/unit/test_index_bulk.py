@@ -22,12 +22,12 @@ def test_the_best_columns_are_those_of_a_full_sort(columns: int, k: int, seed: i
     assert all(len(set(row)) == k for row in found.tolist())
 
 
-@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("threads", [1, 3, 40])
 def test_blocks_of_queries_and_rows_give_what_one_product_gives(monkeypatch: pytest.MonkeyPatch, threads: int) -> None:
     monkeypatch.setattr(bulk, "_QUERIES_AT_ONCE", 30)
     monkeypatch.setattr(bulk, "_ROWS_AT_ONCE", 170)
     random = np.random.default_rng(1)
-    vectors, queries = (random.standard_normal((n, 24), dtype=np.float32) for n in (1000, 100))
+    vectors, queries = (random.standard_normal((n, 24), dtype=np.float32) for n in (1000, 91))
     similarities, rows = bulk_search(vectors, queries, 200, threads)
     product = queries @ vectors.T
     np.testing.assert_allclose(similarities, -np.sort(-product, axis=1)[:, :200], atol=1e-4)

@@ -285,8 +285,8 @@ def test_workers_find_the_models_and_the_index_of_their_own_server(files, addres
     [
         ("in_process", 1, 0, 1, 1, 1),
         ("in_process", 2, 0, 2, 1, 2),
-        ("in_process", 6, 0, 4, 1, 4),
-        ("in_process", 64, 0, 4, 1, 32),
+        ("in_process", 6, 0, 6, 1, 2),
+        ("in_process", 64, 0, 8, 1, 16),
         ("in_process", 6, 3, 3, 1, 4),
         ("http", 6, 0, 1, 8, 6),
         ("http", 6, 2, 2, 8, 6),
@@ -303,6 +303,12 @@ def test_a_router_with_the_models_has_workers_of_one_search_each_and_one_without
     told = json.loads(read_properties((addresses.run_dir / "config.properties").read_text())["models"])
     assert told == {"search": {"3": {"minWorkers": workers, "maxWorkers": workers, "batchSize": batch}}}
     assert server_environment(addresses, files, settings)["LOOKALIKE_ROUTER_MODEL_THREADS"] == str(threads)
+
+
+def test_threads_that_the_operator_asks_for_hold_in_the_router_too(files, addresses, monkeypatch):
+    monkeypatch.setenv("LOOKALIKE_MODEL_THREADS", "3")
+    monkeypatch.delenv("LOOKALIKE_ROUTER_MODEL_THREADS", raising=False)
+    assert server_environment(addresses, files, ServerSettings())["LOOKALIKE_ROUTER_MODEL_THREADS"] == "3"
 
 
 @pytest.mark.parametrize(("uri", "workers"), [("catalogue.db", 1), ("http://milvus:19530", 2)])
@@ -336,6 +342,12 @@ def test_the_router_holds_the_models_unless_a_gpu_or_a_url_speaks_against_it(fil
     assert way() == "in_process"
     monkeypatch.setattr(server_config, "gpu_is_there", lambda: True)
     assert way() == "http"
+    monkeypatch.setenv("LOOKALIKE_MODEL_DEVICE", "cpu")
+    assert way() == "in_process"
+    monkeypatch.delenv("LOOKALIKE_MODEL_DEVICE")
+    monkeypatch.setattr(server_config, "is_installed", lambda runtime: False)
+    assert way() == "in_process"
+    monkeypatch.setattr(server_config, "is_installed", lambda runtime: True)
     monkeypatch.setenv("LOOKALIKE_ROUTER_MODELS", "in_process")
     assert way() == "in_process"
     monkeypatch.delenv("LOOKALIKE_ROUTER_MODELS")

@@ -91,17 +91,26 @@ def test_a_worker_that_keeps_dying_is_not_waited_for(server):
     server.script = [NO_WORKER]
     server.log_file.write_text(
         '{"level": "ERROR", "message": "threads: wrong"}\n'
-        + '{"level": "WARN", "message": "Load model failed: embedder, error: Worker died."}\n' * 3
+        + '{"thread": "W-9000-embedder_1.0", "message": "Load model failed: embedder, error: Worker died."}\n' * 3
     )
     with pytest.raises(SetupError, match=r"(?s)model embedder cannot start.*threads: wrong"):
         wait(server)
 
 
+DEATH = '{{"thread":"W-900{worker}-search_1.0","message":"Load model failed: search, error: Worker died."}}\n'
+
+
 def test_deaths_before_this_start_do_not_count(tmp_path):
     log = tmp_path / "server.log"
-    log.write_text("Load model failed: search, error: Worker died.\n" * 3)
+    log.write_text(DEATH.format(worker=0) * 3)
     assert dying_model(log, 0) == "search"
     assert dying_model(log, log.stat().st_size) is None
+
+
+def test_one_death_of_each_of_many_workers_is_no_end(tmp_path):
+    log = tmp_path / "server.log"
+    log.write_text("".join(DEATH.format(worker=worker) for worker in range(8)))
+    assert dying_model(log, 0) is None
 
 
 def test_a_server_that_does_not_listen_is_named(server):

@@ -42,7 +42,7 @@ def _search_some(
         block = vectors[start : start + _ROWS_AT_ONCE]
         product = buffer[: len(queries) * len(block)].reshape(len(queries), len(block))
         np.matmul(queries, block.T, out=product)
-        shares = np.array_split(product, threads)
+        shares = np.array_split(product, min(threads, len(product)))
         found = list(executor.map(partial(best_columns, k=min(k, len(block))), shares))
         similarities.append(np.concatenate([values for values, _ in found]))
         rows.append(np.concatenate([columns for _, columns in found]) + start)
