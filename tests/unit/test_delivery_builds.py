@@ -200,7 +200,8 @@ def test_a_build_is_published_once_however_many_publish(
     def attempt(number: int) -> str:
         folder = tmp_path / f"attempt-{number}"
         folder.mkdir()
-        own = IndexStore(open_store(target.url, StoreSettings(retry_s=0)))
+        # A store that answers three writers at once with a 500 is asked again, as a publisher would.
+        own = IndexStore(open_store(target.url, StoreSettings(retry_s=20)))
         try:
             return publish_build(own, Build(own.store, "one"), SETTINGS, folder).manifest.version
         except StoreMoved:
