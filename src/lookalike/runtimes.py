@@ -85,21 +85,21 @@ def is_installed(runtime: Runtime) -> bool:
 def available_cores() -> int:
     """Return the cores that this process may use: its affinity, and its container's CPU quota rounded up."""
     cores = len(os.sched_getaffinity(0))
-    quota_us, period_us = _cpu_quota()
-    # More threads than the quota allows would be throttled together, in the middle of a request.
-    return max(1, min(cores, -(-quota_us // period_us))) if quota_us > 0 else cores
-
-
-def _cpu_quota() -> tuple[int, int]:
-    """Return the microseconds of CPU time that the container may use, and in which period; a quota of 0 is none."""
     try:
-        told = (_CGROUP / "cpu.max").read_text().split()
-    except OSError:
-        try:  # version 1, where -1 is none
-            told = [(_CGROUP / f"cpu/cpu.cfs_{name}_us").read_text() for name in ("quota", "period")]
-        except OSError:
-            return 0, 1
-    return (0, 1) if told[0] == "max" else (int(told[0]), int(told[1]))
+        quota, period = _cpu_quota()
+    except (OSError, ValueError):
+        return cores
+    # More threads than the quota allows would be throttled together, in the middle of a request.
+    return cores if quota in ("max", "-1") else max(1, min(cores, -(-int(quota) // int(period))))
+
+
+def _cpu_quota() -> tuple[str, str]:
+    """Return the microseconds of CPU time that the container may use, and in which period, as the kernel tells them."""
+    if (told := _CGROUP / "cpu.max").exists():
+        quota, period = told.read_text().split()
+    else:  # version 1
+        quota, period = ((_CGROUP / f"cpu/cpu.cfs_{name}_us").read_text().strip() for name in ("quota", "period"))
+    return quota, period
 
 
 class OnnxSession:

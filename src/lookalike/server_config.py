@@ -254,9 +254,9 @@ def router_workers(settings: ServerSettings) -> int:
 
 def _router_threads(settings: ServerSettings) -> int:
     """Return the threads of a forward pass in a router's worker: twice its share, as the others are not always busy."""
-    cores = available_cores()
     if threads := ModelSettings.load().threads:
         return threads
+    cores = available_cores()
     return min(cores, 2 * math.ceil(cores / router_workers(settings)))
 
 

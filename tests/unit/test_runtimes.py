@@ -66,6 +66,7 @@ def test_at_least_one_core_is_available() -> None:
     ("files", "cores"),
     [
         ({}, 16),
+        ({"cpu.max": ""}, 16),
         ({"cpu.max": "max 100000\n"}, 16),
         ({"cpu.max": "150000 100000\n"}, 2),
         ({"cpu.max": "20000 100000\n"}, 1),
